@@ -1,0 +1,137 @@
+"""Leak-free splits: what is alike stays together.
+
+Texts are grouped when they share so many word trigrams that one paraphrases the other; whole
+groups then go to one split, by a hash of the group's smallest id, so that adding texts never moves
+others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+__all__ = ["NEAR_DUPLICATE", "assign_splits", "near_duplicates", "normalise", "shingles"]
+
+NEAR_DUPLICATE = 0.5
+"""Jaccard similarity of word trigrams from which two texts count as near duplicates."""
+
+_TOKEN = re.compile(r"[a-z0-9']+|\{[a-z0-9]+\}")
+_DIGITS = re.compile(r"\d+")
+_SHARED_TOO_OFTEN = 200
+
+
+def normalise(text: str) -> str:
+    """Lower case, words only, every number as 0: what exact duplicates are compared by."""
+    return " ".join(_TOKEN.findall(_DIGITS.sub("0", text.lower())))
+
+
+def shingles(text: str, n: int = 3) -> frozenset[int]:
+    """Hashes of the word n-grams of a text (of the whole text if it is shorter).
+
+    Equal within a process only: Python's string hash is seeded. Nothing that is stored depends on
+    the values.
+    """
+    words = normalise(text).split()
+    if len(words) <= n:
+        return frozenset((hash(" ".join(words)),))
+    return frozenset(hash(" ".join(words[i : i + n])) for i in range(len(words) - n + 1))
+
+
+def near_duplicates(
+    texts: Sequence[str], threshold: float = NEAR_DUPLICATE
+) -> list[tuple[int, int, float]]:
+    """Pairs of texts whose trigram sets have a Jaccard similarity of at least `threshold`.
+
+    Exact for every pair that shares at least one trigram which occurs in at most 200 texts; a pair
+    alike only in commoner ones is not alike. Time grows with the number of such shared trigrams.
+
+    Args:
+        texts: N texts.
+        threshold: In (0, 1].
+
+    Returns:
+        `(i, j, similarity)` with i < j, sorted.
+    """
+    sets = [shingles(text) for text in texts]
+    holders: dict[int, list[int]] = defaultdict(list)
+    for i, grams in enumerate(sets):
+        for gram in grams:
+            holders[gram].append(i)
+    found = []
+    for i, grams in enumerate(sets):
+        shared: dict[int, int] = defaultdict(int)
+        for gram in grams:
+            others = holders[gram]
+            if len(others) <= _SHARED_TOO_OFTEN:
+                for j in others:
+                    if j < i:
+                        shared[j] += 1
+        size = len(grams)
+        for j, count in shared.items():
+            # Rare trigrams alone bound the similarity from below; the exact value decides.
+            if count * (1 + threshold) >= threshold * min(size, len(sets[j])) * 0.5:
+                common = len(grams & sets[j])
+                similarity = common / (size + len(sets[j]) - common)
+                if similarity >= threshold:
+                    found.append((j, i, similarity))
+    return sorted(found)
+
+
+def assign_splits(
+    ids: Sequence[str],
+    texts: Sequence[str],
+    shares: Mapping[str, float],
+    *,
+    together: Iterable[Sequence[int]] = (),
+    seed: int = 0,
+    threshold: float = NEAR_DUPLICATE,
+) -> list[str]:
+    """A split for each text, such that no two near duplicates fall into different splits.
+
+    Args:
+        ids: N ids; a group is placed by the smallest of its ids, so placement is stable.
+        texts: N texts.
+        shares: Split name to its share of the groups; the shares sum to 1.
+        together: Further groups of positions that must stay together.
+        seed: Another seed places the groups anew.
+        threshold: See `near_duplicates`.
+
+    Returns:
+        N split names.
+
+    Raises:
+        ValueError: If the shares do not sum to 1.
+    """
+    if abs(sum(shares.values()) - 1) > 1e-9 or min(shares.values()) < 0:
+        raise ValueError(f"shares must be non-negative and sum to 1, got {dict(shares)}")
+    parent = list(range(len(ids)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for i, j, _ in near_duplicates(texts, threshold):
+        parent[root(j)] = root(i)
+    for group in together:
+        for i in group[1:]:
+            parent[root(i)] = root(group[0])
+    smallest: dict[int, str] = {}
+    for i, identifier in enumerate(ids):
+        r = root(i)
+        smallest[r] = min(smallest.get(r, identifier), identifier)
+    return [_place(smallest[root(i)], shares, seed) for i in range(len(ids))]
+
+
+def _place(identifier: str, shares: Mapping[str, float], seed: int) -> str:
+    digest = hashlib.sha256(f"{seed}:{identifier}".encode()).digest()
+    position = int.from_bytes(digest[:8], "big") / 2**64
+    name = ""
+    for name, share in shares.items():
+        position -= share
+        if position < 0:
+            break
+    return name
