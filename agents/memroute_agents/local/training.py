@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ from memroute_env.errors import DataError
 from memroute_env.prompt import answer_text
 from memroute_env.taxonomy import Taxonomy
 
-__all__ = ["Estimator", "TrainConfig", "TrainResult", "train_policy"]
+__all__ = ["Estimator", "TrainConfig", "TrainResult", "hold_out", "train_policy"]
 
 Estimator = Literal["sampled", "exact", "none"]
 Report = Callable[[str, int, int], None]
@@ -390,6 +391,43 @@ class _Run:
         self.metrics = kept
         assert self.out is not None
         (self.out / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in kept))
+
+
+def hold_out(datasets: Sequence[Dataset], share: float = 0.1) -> tuple[list[Dataset], Dataset]:
+    """Set a share of the examples aside for validation; equal conversations stay together.
+
+    Args:
+        datasets: Training data of one taxonomy.
+        share: Of the examples, by a hash of what the user says.
+
+    Returns:
+        The datasets without the held-out examples, and those.
+
+    Raises:
+        DataError: If nothing is left on one of the sides.
+    """
+    kept: list[list[Example]] = [[] for _ in datasets]
+    aside: list[Example] = []
+    for dataset, rest in zip(datasets, kept, strict=True):
+        for example in dataset:
+            text = " ".join(example.conversation.user_texts).lower()
+            place = int.from_bytes(sha256(text.encode("utf-8", "surrogatepass")).digest()[:4], "big")
+            (aside if place < share * 2**32 else rest).append(example)
+    if not aside or not any(kept):
+        raise DataError(
+            f"{sum(map(len, datasets))} examples are too few to set {share:.0%} aside; "
+            "give validation data with --validation"
+        )
+    taxonomy = datasets[0].taxonomy
+    unique = {example.id: example for example in aside}
+    return (
+        [
+            Dataset(rest, taxonomy, name=dataset.name, split=dataset.split, checked=True)
+            for dataset, rest in zip(datasets, kept, strict=True)
+            if rest
+        ],
+        Dataset(list(unique.values()), taxonomy, name="held out", checked=True),
+    )
 
 
 class EnvironmentPlay:
