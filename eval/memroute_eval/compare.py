@@ -209,16 +209,19 @@ def compare_agents(
     names: Sequence[str] | None = None,
     metrics: Sequence[str] = DEFAULT_METRICS,
     *,
+    pairs: Sequence[tuple[str, str]] | None = None,
     resamples: int = 2000,
     permutations: int = 10_000,
     seed: int = 0,
 ) -> list[Difference]:
-    """Compare every two agents of (merged) results, Holm-corrected over the pairs of each metric.
+    """Compare agents of (merged) results, Holm-corrected over the pairs of each metric.
 
     Args:
         results: As `read_results` or `merge_results` return them.
-        names: Which agents; all by default. In a pair, the one with the higher reward is `a`.
+        names: Between which agents; all by default. In a pair, the one with the higher reward is
+            `a`.
         metrics: Names of `METRICS`.
+        pairs: Only these pairs `(a, b)` rather than every two of `names`.
         resamples: Bootstrap resamples.
         permutations: Random swaps for the p-value.
         seed: Of both.
@@ -231,16 +234,18 @@ def compare_agents(
         OptionError: For an unknown metric.
     """
     agents = results["agents"]
-    chosen = list(agents if names is None else names)
-    for name in chosen:
+    chosen = [*agents] if names is None else [*names]
+    for name in [*chosen, *(name for pair in pairs or () for name in pair)]:
         if name not in agents:
             raise DataError(f"no agent is called {name!r}; there are {', '.join(agents)}")
-    if len(chosen) < 2:
+    if pairs is None:
+        chosen.sort(key=lambda name: -agents[name]["reward"])
+        pairs = [*combinations(chosen, 2)]
+    if not pairs:
         raise DataError("a comparison needs at least two agents")
-    chosen.sort(key=lambda name: -agents[name]["reward"])
     taxonomy = taxonomy_of(results)
     table = []
-    for a, b in combinations(chosen, 2):
+    for a, b in pairs:
         rows_a, rows_b = paired_rows(agents[a], agents[b])
         table.append(
             compare_outcomes(

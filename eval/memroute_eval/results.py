@@ -38,6 +38,17 @@ RESULTS_FILE = "results.json"
 MAX_RESULTS_BYTES = 512 * 2**20
 """Largest results file that is read (512 MiB)."""
 
+_ANSWER_FIELDS = (
+    "predicted",
+    "malformed",
+    "reward",
+    "reward_f1",
+    "reward_temporal",
+    "reward_parity",
+    "reward_efficiency",
+)
+"""What every row has unless its call failed."""
+
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
@@ -55,16 +66,16 @@ class _Row(BaseModel):
 
     id: str = Field(min_length=1)
     gold: list[str] = Field(min_length=1)
-    difficulty: str = "unknown"
-    domain: str = "unknown"
+    difficulty: str
+    domain: str
     error: str = ""
-    predicted: list[str] = Field(default_factory=list)
-    malformed: str = ""
-    reward: _Number = 0.0
-    reward_f1: _Number = 0.0
-    reward_temporal: _Number = 0.0
-    reward_parity: _Number = 0.0
-    reward_efficiency: _Number = 0.0
+    predicted: list[str] | None = None
+    malformed: str | None = None
+    reward: _Number | None = None
+    reward_f1: _Number | None = None
+    reward_temporal: _Number | None = None
+    reward_parity: _Number | None = None
+    reward_efficiency: _Number | None = None
     text: str | None = None
     scores: dict[str, _Share] | None = None
     evidence: dict[str, list[int]] | None = None
@@ -181,16 +192,20 @@ def _check_rows(rows: Sequence[Mapping[str, Any]], taxonomy: Taxonomy, where: st
         if row["id"] in seen:
             raise DataError(f"{where}.{number}: the id {row['id']!r} occurs twice")
         seen.add(row["id"])
+        label = f"{where}.{number} ({row['id']!r})"
         try:
             taxonomy.mask(row["gold"])
             if row.get("predicted"):
                 taxonomy.mask(row["predicted"])
         except MemrouteError as error:
-            raise DataError(f"{where}.{number} ({row['id']!r}): {error}") from None
-        if not row.get("error") and not row.get("malformed") and not row.get("predicted"):
-            raise DataError(
-                f"{where}.{number} ({row['id']!r}): neither an answer, nor 'malformed', nor 'error'"
-            )
+            raise DataError(f"{label}: {error}") from None
+        if row.get("error"):
+            continue
+        for field in _ANSWER_FIELDS:
+            if row.get(field) is None:
+                raise DataError(f"{label}: field {field!r} is missing, and there is no 'error'")
+        if not row["predicted"] and not row["malformed"]:
+            raise DataError(f"{label}: neither an answer nor a reason in 'malformed'")
 
 
 def taxonomy_of(results: Mapping[str, Any], source: str = "results") -> Taxonomy:

@@ -100,13 +100,19 @@ def test_interval_agrees_with_a_slow_paired_bootstrap(metric):
 
 def test_null_hypothesis_is_rejected_about_as_often_as_the_level_says():
     rejected = sum(
-        (one(
-            compare_outcomes(
-                outcomes(40, 0.5, 2 * s + 100, s), outcomes(40, 0.5, 2 * s + 101, s),
-                resamples=1, permutations=400,
-            ),
-            "reward",
-        ).p or 1) < 0.05
+        (
+            one(
+                compare_outcomes(
+                    outcomes(40, 0.5, 2 * s + 100, s),
+                    outcomes(40, 0.5, 2 * s + 101, s),
+                    resamples=1,
+                    permutations=400,
+                ),
+                "reward",
+            ).p
+            or 1
+        )
+        < 0.05
         for s in range(300)
     )
     low, high = stats.binom.ppf([0.001, 0.999], 300, 0.05)
