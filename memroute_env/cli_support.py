@@ -53,7 +53,13 @@ def fail_cleanly(on_interrupt: str = "interrupted; nothing was written") -> Iter
 def progress_bar(description: str) -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar on standard error; yields `update(label, done, total)`."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     tasks: dict[str, Any] = {}

@@ -233,9 +233,7 @@ def _load_shipped(
 def _read_shipped(name: str, split: str) -> Dataset:
     shipped = _SHIPPED[name]
     taxonomy = load_taxonomy(shipped.taxonomy)
-    with resources.as_file(
-        resources.files("memroute_env") / "data" / shipped.files[split]
-    ) as path:
+    with resources.as_file(resources.files("memroute_env") / "data" / shipped.files[split]) as path:
         examples = list(iter_examples(path, taxonomy))
     return Dataset(
         examples, taxonomy, name=name, split=split, version=shipped.version, checked=True

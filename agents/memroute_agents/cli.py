@@ -28,7 +28,9 @@ def local(
     ] = None,
     validation: Annotated[
         str | None,
-        typer.Option(help="Validation data; by default marketing:validation, or a tenth of --data."),
+        typer.Option(
+            help="Validation data; by default marketing:validation, or a tenth of --data."
+        ),
     ] = None,
     taxonomy: Annotated[str | None, typer.Option(help="Taxonomy of the data.")] = None,
     seed: Annotated[int, typer.Option(help="Order of examples, draws.")] = 0,
@@ -39,9 +41,7 @@ def local(
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Learn from rewards alone, without gold sets.")
     ] = False,
-    warm_start: Annotated[
-        Path | None, typer.Option(help="Start from this checkpoint.")
-    ] = None,
+    warm_start: Annotated[Path | None, typer.Option(help="Start from this checkpoint.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where --out stopped.")] = False,
 ) -> None:
     """Train the local policy: supervised, then policy gradient, on the CPU."""
@@ -86,9 +86,12 @@ def local(
 
 def route(
     source: Annotated[
-        str, typer.Argument(help="JSONL file, text file with USER:/ASSISTANT: lines, or - for stdin.")
+        str,
+        typer.Argument(help="JSONL file, text file with USER:/ASSISTANT: lines, or - for stdin."),
     ] = "-",
-    agent: Annotated[str, typer.Option(help="Agent, for example local, local:DIR, keyword.")] = "local",
+    agent: Annotated[
+        str, typer.Option(help="Agent, for example local, local:DIR, keyword.")
+    ] = "local",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     taxonomy: Annotated[str | None, typer.Option(help="Taxonomy.")] = None,
 ) -> None:
@@ -142,10 +145,14 @@ def _read_conversations(source: str) -> list[tuple[str, Any]]:
             identifier = record.get("id", number) if isinstance(record, dict) else number
             items.append((str(identifier), Conversation.model_validate(turns)))
         except KeyError:
-            raise DataError(f"{name}:{number}: field 'conversation' is missing; add the turns") from None
+            raise DataError(
+                f"{name}:{number}: field 'conversation' is missing; add the turns"
+            ) from None
         except ValueError as error:
             first = str(error).splitlines()[0]
-            raise DataError(f"{name}:{number}: not a conversation ({first}); see the README") from None
+            raise DataError(
+                f"{name}:{number}: not a conversation ({first}); see the README"
+            ) from None
     return items
 
 

@@ -27,7 +27,9 @@ def compose(
     num: Annotated[int, typer.Option(min=1, help="How many conversations.")],
     out: Annotated[Path, typer.Option(help="JSONL file to write (.gz compresses).")],
     seed: Annotated[int, typer.Option(help="Conversation i depends on (seed, i) alone.")] = 0,
-    split: Annotated[str, typer.Option(help="Utterances to use: train, validation, test.")] = "train",
+    split: Annotated[
+        str, typer.Option(help="Utterances to use: train, validation, test.")
+    ] = "train",
     start: Annotated[int, typer.Option(min=0, help="First index.")] = 0,
     recipe: Annotated[Path | None, typer.Option(help="TOML file with shares.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one a core.")] = 1,
@@ -79,7 +81,8 @@ def import_(
     source: Annotated[Path, typer.Argument(help="File of the older layout.")],
     out: Annotated[Path, typer.Option(help="JSONL file to write.")],
     set_aside: Annotated[
-        Path | None, typer.Option(help="Side file for lines that cannot be read; by default beside --out.")
+        Path | None,
+        typer.Option(help="Side file for lines that cannot be read; by default beside --out."),
     ] = None,
     taxonomy: Taxonomy = None,
 ) -> None:
@@ -91,8 +94,10 @@ def import_(
 
         summary = import_older_layout(source, load_taxonomy(taxonomy or "marketing"))
         write_examples(out, summary.examples)
-        print(f"{summary.lines} lines: {len(summary.imported)} imported, "
-              f"{len(summary.set_aside)} set aside")
+        print(
+            f"{summary.lines} lines: {len(summary.imported)} imported, "
+            f"{len(summary.set_aside)} set aside"
+        )
         for kind, count in summary.repairs().most_common():
             print(f"  repaired  {count:5d}  {kind}")
         for reason, count in summary.reasons().most_common():

@@ -15,14 +15,15 @@ import numpy as np
 
 from memroute_data_gen.splits import near_duplicates, normalise
 from memroute_env.conversation import Example
-from memroute_env.reward import Reward
 from memroute_env.taxonomy import Taxonomy
 
 __all__ = ["Gate", "QualityReport", "check_corpus"]
 
 _SECRETS = {
     "e-mail address": re.compile(r"\b[\w.+-]+@[\w-]+\.[a-z]{2,}\b", re.I),
-    "phone number": re.compile(r"(?<![\w.])\+?\d{1,3}[ -.]?\(?\d{2,4}\)?[ -.]\d{3,4}[ -.]\d{3,4}\b"),
+    "phone number": re.compile(
+        r"(?<![\w.])\+?\d{1,3}[ -.]?\(?\d{2,4}\)?[ -.]\d{3,4}[ -.]\d{3,4}\b"
+    ),
     "API key": re.compile(r"\b(?:sk|pk|rk|ghp|xox[abp]|AKIA|AIza)[-_]?[A-Za-z0-9_-]{16,}\b"),
     "card number": re.compile(r"\b(?:\d[ -]?){15,16}\b"),
 }
@@ -105,9 +106,7 @@ def check_corpus(
     return report
 
 
-def _across(
-    examples: Sequence[Example], other: Sequence[Example]
-) -> list[tuple[str, str, float]]:
+def _across(examples: Sequence[Example], other: Sequence[Example]) -> list[tuple[str, str, float]]:
     """Near-duplicate user utterances between two splits, by example id."""
     ours = [(e.id, t) for e in examples for t in e.conversation.user_texts if len(t.split()) > 3]
     theirs = [(e.id, t) for e in other for t in e.conversation.user_texts if len(t.split()) > 3]
@@ -165,7 +164,10 @@ def _gates(
         Gate("share with distractor turns", ">= 30%", f"{distracted:.1%}", distracted >= 0.30),
         Gate("labels per stored example", "1 to 2", f"{average:.2f}", 1 <= average <= 2),
         Gate(
-            "turns", "3 to 12", f"{min(turns)} to {max(turns)}", min(turns) >= 3 and max(turns) <= 12
+            "turns",
+            "3 to 12",
+            f"{min(turns)} to {max(turns)}",
+            min(turns) >= 3 and max(turns) <= 12,
         ),
         Gate("exact duplicates", "0", str(exact), exact == 0),
         Gate(
@@ -177,9 +179,7 @@ def _gates(
         ),
     ]
     if across is not None:
-        gates.append(
-            Gate("near duplicates across splits", "0", str(len(across)), not across)
-        )
+        gates.append(Gate("near duplicates across splits", "0", str(len(across)), not across))
     return gates
 
 

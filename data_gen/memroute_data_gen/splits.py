@@ -14,7 +14,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from memroute_env.conversation import Example
 
-__all__ = ["NEAR_DUPLICATE", "assign_splits", "near_duplicates", "normalise", "shingles", "split_examples"]
+__all__ = [
+    "NEAR_DUPLICATE",
+    "assign_splits",
+    "near_duplicates",
+    "normalise",
+    "shingles",
+    "split_examples",
+]
 
 NEAR_DUPLICATE = 0.5
 """Jaccard similarity of word trigrams from which two texts count as near duplicates."""

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-
 from memroute_agents.cli import route, train_app
 from memroute_data_gen.cli import app as data_app
+
 from memroute_env.cli import envs
 from memroute_env.cli_support import EXIT_ERROR, fail_cleanly, note, progress_bar
 
@@ -42,8 +42,10 @@ def eval_(
     data: Annotated[str, typer.Option(help="Dataset: a name (marketing:test) or a JSONL file.")],
     agent: Annotated[
         list[str],
-        typer.Option(help="random, constant, keyword, oracle, local, local:DIR, cohere, chat:MODEL, "
-                     "tinker:PATH, package.module:Class; may be repeated."),
+        typer.Option(
+            help="random, constant, keyword, oracle, local, local:DIR, cohere, chat:MODEL, "
+            "tinker:PATH, package.module:Class; may be repeated."
+        ),
     ],
     parse: Parse = "strict",
     json_out: Json = None,
@@ -51,7 +53,8 @@ def eval_(
     seed: Annotated[int, typer.Option(help="For agents that draw, and for the bootstrap.")] = 0,
     taxonomy: Annotated[str | None, typer.Option(help="Taxonomy of the data.")] = None,
     train_data: Annotated[
-        str | None, typer.Option(help="Training data for agents that fit; by default marketing:train.")
+        str | None,
+        typer.Option(help="Training data for agents that fit; by default marketing:train."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Conversations a call.")] = 64,
     shots: Annotated[int, typer.Option(min=0, help="Examples shown to hosted models.")] = 0,
@@ -145,7 +148,9 @@ def score(
 
 @app.command(epilog="Example: `memroute demo --out runs/demo --seed 0`")
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path(
+        "runs/demo"
+    ),
     seed: Annotated[int, typer.Option(min=0, help="Of corpus, training and evaluation.")] = 0,
 ) -> None:
     """The main job: build the corpus, train the local policy, compare it, write a report."""

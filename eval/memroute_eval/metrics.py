@@ -155,9 +155,7 @@ def metrics_of(outcomes: Outcomes, counts_BN: FloatArray) -> dict[str, FloatArra
         Metric to values of shape (B,); NaN where a ratio has no denominator.
     """
     totals = counts_BN.sum(axis=1)
-    result = {
-        name: counts_BN @ values / totals for name, values in outcomes.per_example().items()
-    }
+    result = {name: counts_BN @ values / totals for name, values in outcomes.per_example().items()}
     hits, predicted, gold = (counts_BN @ values for values in outcomes.category_hits())
     with np.errstate(invalid="ignore", divide="ignore"):
         f1 = 2 * hits / (predicted + gold)

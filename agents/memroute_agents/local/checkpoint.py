@@ -122,7 +122,9 @@ def _assemble(header: dict, arrays: dict[str, np.ndarray]) -> LocalPolicy:
     }
     for name, shape in shapes.items():
         if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
-            raise AgentError(f"checkpoint: array {name!r} has shape {arrays[name].shape}, not {shape}")
+            raise AgentError(
+                f"checkpoint: array {name!r} has shape {arrays[name].shape}, not {shape}"
+            )
     names = ("linear", "assistant", "bias", "size_bias")
     return LocalPolicy(
         family,

@@ -126,7 +126,9 @@ class Optimiser:
         done = getattr(self, "_steps", self.epoch * self.steps_per_epoch)
         self._steps = done + 1
         progress = min(1.0, done / max(1, s.epochs * self.steps_per_epoch))
-        rate = s.rate * min(1.0, (done + 1) / s.warm_up) * (0.505 + 0.495 * np.cos(np.pi * progress))
+        rate = (
+            s.rate * min(1.0, (done + 1) / s.warm_up) * (0.505 + 0.495 * np.cos(np.pi * progress))
+        )
         current, velocity = self.policy.parameters.arrays(), self.velocity.arrays()
         for name, change in gradient.arrays().items():
             wide = name in ("linear", "assistant")

@@ -225,9 +225,7 @@ class LocalPolicy:
         return self.family.taxonomy
 
     @classmethod
-    def untrained(
-        cls, family: SetFamily, encoder: Encoder, pooling: float = 0.5
-    ) -> LocalPolicy:
+    def untrained(cls, family: SetFamily, encoder: Encoder, pooling: float = 0.5) -> LocalPolicy:
         """The uniform policy over an encoder's features."""
         return cls(
             family,

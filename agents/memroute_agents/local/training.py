@@ -46,9 +46,9 @@ class TrainConfig:
     """A bucket is kept if it occurs in at least so many training conversations."""
     pooling: float = 0.5
     supervised: Schedule = field(
-        default_factory=lambda: Schedule(epochs=14, rate=128.0, evidence_weight=0.3)
+        default_factory=lambda: Schedule(epochs=14, rate=128.0, evidence_weight=0.5)
     )
-    smoothing: float = 0.05
+    smoothing: float = 0.1
     """Label noise: see `CrossEntropy`."""
     balance: float = 0.5
     """Class imbalance: an example's weight is the inverse frequency of its set's rarest category
@@ -297,7 +297,7 @@ class _Run:
         bits = self.family.indicator_KC[self.targets] > 0
         frequency = bits.mean(axis=0)
         rarest = np.where(bits, frequency, np.inf).min(axis=1)
-        weights = rarest ** -self.config.balance
+        weights = rarest**-self.config.balance
         authored = np.array([e.metadata.source == "authored" for e in self.examples])
         weights = weights * np.where(authored, self.config.authored_weight, 1.0)
         return (weights / weights.mean()).astype(np.float32)
@@ -411,7 +411,9 @@ def hold_out(datasets: Sequence[Dataset], share: float = 0.1) -> tuple[list[Data
     for dataset, rest in zip(datasets, kept, strict=True):
         for example in dataset:
             text = " ".join(example.conversation.user_texts).lower()
-            place = int.from_bytes(sha256(text.encode("utf-8", "surrogatepass")).digest()[:4], "big")
+            place = int.from_bytes(
+                sha256(text.encode("utf-8", "surrogatepass")).digest()[:4], "big"
+            )
             (aside if place < share * 2**32 else rest).append(example)
     if not aside or not any(kept):
         raise DataError(
