@@ -44,7 +44,10 @@ MaskBatch: TypeAlias = npt.NDArray[np.int64]
 class ObservationView(Protocol):
     """Positions in a dataset as observations."""
 
-    space: Space[Any]
+    @property
+    def space(self) -> Space[Any]:
+        """The space of one observation."""
+        ...
 
     def one(self, index: int) -> Any:
         """The observation of one example: a fresh object at every call."""
@@ -62,9 +65,12 @@ class ObservationView(Protocol):
 class ActionView(Protocol):
     """Actions as masks."""
 
-    space: Space[Any]
+    @property
+    def space(self) -> Space[Any]:
+        """The space of one action."""
+        ...
 
-    def one(self, action: Any) -> ParsedAnswer:
+    def one(self, action: Any, /) -> ParsedAnswer:
         """Read one action; one outside a numeric space raises InvalidAction."""
         ...
 
@@ -172,7 +178,7 @@ def hash_features(texts: Iterable[str], dim: int) -> npt.NDArray[np.float32]:
         rows.append(np.bincount(buckets, minlength=dim))
     features = np.log1p(np.array(rows, np.float32).reshape(-1, dim))
     norms = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.where(norms > 0, norms, 1)
+    return (features / np.where(norms > 0, norms, 1)).astype(np.float32)
 
 
 @lru_cache(maxsize=8)
@@ -208,7 +214,7 @@ class BinaryAction:
         self.space = space
         self._width = taxonomy.num_storing
 
-    def one(self, action: Any) -> ParsedAnswer:
+    def one(self, action: Any, /) -> ParsedAnswer:
         """Pack one array of bits."""
         return ParsedAnswer(int(self.many(np.asarray(action)[None])[0][0]))
 
@@ -225,7 +231,7 @@ class DiscreteAction:
         self._sets = np.array(taxonomy.small_sets(), np.int64)
         self.space = Discrete(len(self._sets))
 
-    def one(self, action: Any) -> ParsedAnswer:
+    def one(self, action: Any, /) -> ParsedAnswer:
         """Look one number up."""
         number = int(action)
         if number != action or not 0 <= number < len(self._sets):

@@ -67,7 +67,8 @@ def read_predictions(
     missing = [identifier for identifier in known if identifier not in found]
     if missing and not missing_as_wrong:
         raise DataError(
-            f"{path}: no prediction for {len(missing)} of {len(dataset)} examples: {_few(missing)}; "
+            f"{path}: no prediction for {len(missing)} of {len(dataset)} examples: "
+            f"{_few(missing)}; "
             "add them, or count them as wrong with --missing wrong"
         )
     return [found.get(example.id, RoutingDecision(text="")) for example in dataset]

@@ -111,9 +111,7 @@ class Optimiser:
         loss = objective(chosen, forward.logits)
         attention = None
         if self.evidence is not None:
-            rows = np.concatenate(
-                [np.arange(self.data.starts[i], self.data.starts[i + 1]) for i in chosen]
-            )
+            rows = self.data.rows_of(chosen)
             attention = self.schedule.evidence_weight * _evidence_gradient(
                 forward.attention, self.evidence[rows], batch.starts
             )
