@@ -33,9 +33,6 @@ __all__ = [
 METRICS_FILE = "metrics.jsonl"
 """What a run directory calls its log."""
 
-MAX_POINTS = 300
-"""Most points of a series that are drawn; longer ones are averaged in equal bins."""
-
 _STEP_KEYS = ("step", "progress/batch", "iteration", "update", "global_step", "epoch")
 
 
@@ -52,6 +49,7 @@ class Series:
     def label(self) -> str:
         """The key without the prefixes that only a logger needs."""
         key = re.sub(r"^(env/all/|optim/|train/|env/)", "", self.key)
+        key = re.sub(r"^reward[/_](?=f1|temporal|parity|efficiency)", "", key)
         return re.sub(r"^(test|eval|val)[/_]", "held-out ", key.replace("env/all/", ""))
 
 
@@ -200,17 +198,3 @@ def panels_of(curves: Iterable[Curve]) -> tuple[list[tuple[Panel, list[Series]]]
             else:
                 shown[panel.title].append(series)
     return [(panel, shown[panel.title]) for panel in PANELS if shown[panel.title]], rest
-
-
-def thinned(series: Series, most: int = MAX_POINTS) -> Series:
-    """The series with at most `most` points: means over equal runs of consecutive points."""
-    n = len(series.values)
-    if n <= most:
-        return series
-    edges = [round(i * n / most) for i in range(most + 1)]
-    spans = list(zip(edges, edges[1:], strict=False))
-
-    def mean(values: Sequence[float]) -> tuple[float, ...]:
-        return tuple(sum(values[a:b]) / (b - a) for a, b in spans)
-
-    return Series(series.run, series.key, mean(series.steps), mean(series.values))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -21,14 +22,12 @@ from memroute_env.datasets import Dataset
 from memroute_env.errors import DataError, MissingDependencyError
 from memroute_env.render import plain
 from memroute_eval.curves import (
-    MAX_POINTS,
     METRICS_FILE,
     Curve,
     curves_of,
     find_curves,
     panels_of,
     read_curve,
-    thinned,
 )
 from memroute_eval.metrics import METRICS
 from memroute_eval.published import PROVENANCE, PUBLISHED, TRAINING
@@ -52,6 +51,7 @@ from memroute_eval.targets import TARGETS
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 __all__ = ["ReportInput", "gather", "render_report", "write_report"]
 
@@ -189,6 +189,7 @@ def _environment() -> Environment:
     environment.globals |= {
         "bar": bar,
         "reliability": reliability_chart,
+        "breakable": _breakable,
         "count_text": _count_text,
         "ms": _milliseconds,
         "rate": _rate,
@@ -196,7 +197,6 @@ def _environment() -> Environment:
         "metrics": METRICS,
         "verdicts": VERDICTS,
         "targets": TARGETS,
-        "max_points": MAX_POINTS,
     }
     return environment
 
@@ -225,7 +225,7 @@ def _measured(
         "verdict": verdict_of(results, agents, results.get("seed", 0)),
         "groups": groups,
         "categories": categories,
-        "swaps": swap_rows([a for a in agents if not a.reference]),
+        "swaps": swap_rows(agents),
         "confusions": [(a, *confusion_rows(a.confusion, categories)) for a in agents],
         "scenarios": scenarios,
         "no_text": no_text,
@@ -235,7 +235,7 @@ def _measured(
 
 
 def _learnt(curves: Sequence[Curve]) -> dict[str, Any]:
-    """Training curves as charts, one panel a figure and run; several runs share the loss's."""
+    """Training curves as charts: one for each panel and run."""
     from memroute_eval.charts import Line, line_chart
 
     panels, rest = panels_of(curves)
@@ -243,9 +243,8 @@ def _learnt(curves: Sequence[Curve]) -> dict[str, Any]:
     for panel, series in panels:
         for run in dict.fromkeys(s.run for s in series):
             lines = [
-                Line(s.label, thin.steps, thin.values, i)
+                Line(s.label, s.steps, s.values, i)
                 for i, s in enumerate(s for s in series if s.run == run)
-                for thin in [thinned(s)]
             ]
             charts.append((panel.title, panel.better, run, line_chart(panel.title, lines)))
     notes = [
@@ -273,6 +272,14 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
         (measured, "scenarios", "Scenarios"),
     ]
     return [(anchor, label) for present, anchor, label in sections if present]
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may break after its punctuation rather than anywhere."""
+    from markupsafe import Markup, escape
+
+    pieces = re.split(r"(?<=[:/._+-])", name)
+    return Markup("<wbr>").join(escape(piece) for piece in pieces)
 
 
 def _count_text(count: float) -> str:

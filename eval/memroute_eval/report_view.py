@@ -234,17 +234,10 @@ def _shade(count: float, whole: float) -> int:
     return 0 if count < 0.05 or whole <= 0 else max(1, round(10 * (count / whole) ** 0.5))
 
 
-def swap_rows(agents: Sequence[AgentView], most: int = 6) -> list[tuple[Swap, list[float]]]:
-    """The swaps that the contestants make most, each with every agent's count."""
-    best: dict[tuple[str, str], Swap] = {}
-    for agent in agents:
-        for swap in agent.confusion.top_swaps(most):
-            key = swap.gold, swap.answered
-            if key not in best or best[key].mass < swap.mass:
-                best[key] = swap
-    chosen = sorted(best.values(), key=lambda swap: -swap.mass)[:most]
+def swap_rows(agents: Sequence[AgentView], most: int = 8) -> list[tuple[Swap, list[float]]]:
+    """The swaps that the first agent makes most, each with every agent's count."""
     table = []
-    for swap in chosen:
+    for swap in agents[0].confusion.top_swaps(most):
         counts = [
             float(
                 agent.confusion.swapped[
