@@ -58,9 +58,10 @@ class Curve:
     """What one run, or one stage of it, logged."""
 
     name: str
+    """The run's, with ` · stage` where it has several."""
     series: tuple[Series, ...]
     skipped: int = 0
-    """Lines of the log that were not JSON objects."""
+    """Lines of the run's log that were not JSON objects; counted at its first stage."""
 
     def get(self, key: str) -> Series | None:
         """The series of that key."""
@@ -137,11 +138,11 @@ def read_curve(path: Path, name: str | None = None) -> list[Curve]:
 def curves_of(name: str, rows: Sequence[Mapping[str, Any]], skipped: int = 0) -> list[Curve]:
     """Curves of logged rows: every finite number under its key, split by `stage`."""
     stages: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
+    for row in rows or [{}]:
         stages.setdefault(str(row.get("stage", "")), []).append(row)
     return [
-        Curve(label, _series(label, stage_rows), skipped)
-        for stage, stage_rows in stages.items()
+        Curve(label, _series(label, stage_rows), 0 if number else skipped)
+        for number, (stage, stage_rows) in enumerate(stages.items())
         for label in [f"{name} · {stage}" if stage else name]
     ]
 

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-__all__ = ["ReportInput", "gather", "render_report", "write_report"]
+__all__ = ["ReportInput", "gather", "render_report", "write_page", "write_report"]
 
 Source = Mapping[str, Any] | str | PathLike[str]
 """Results as `evaluate` returns them, a results file, a `metrics.jsonl`, or a run directory."""
@@ -136,7 +136,14 @@ def write_report(
         DataError: If a source cannot be read, or results are of different data.
         MissingDependencyError: If jinja2 is not installed.
     """
-    page = render_report(gather(sources, curves), data)
+    write_page(gather(sources, curves), out, data)
+
+
+def write_page(
+    given: ReportInput, out: Path, data: Dataset | str | PathLike[str] | None = None
+) -> None:
+    """`write_report` for sources that have been read."""
+    page = render_report(given, data)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     # JSON can carry lone surrogates, which UTF-8 cannot.
@@ -248,8 +255,8 @@ def _learnt(curves: Sequence[Curve]) -> dict[str, Any]:
             ]
             charts.append((panel.title, panel.better, run, line_chart(panel.title, lines)))
     notes = [
-        f"{curve.name}: {curve.skipped} line{'s' if curve.skipped > 1 else ''} of the log could "
-        "not be read and were passed over."
+        f"{curve.name.partition(' · ')[0]}: lines of the log that could not be read, and were "
+        f"passed over: {curve.skipped}"
         for curve in curves
         if curve.skipped
     ]
