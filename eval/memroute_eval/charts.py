@@ -8,33 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from markupsafe import Markup, escape
 
 from memroute_eval.calibration import ReliabilityBin
+from memroute_eval.lines import Line, spread, strokes
 
-__all__ = ["Line", "bar", "line_chart", "reliability_chart", "ticks"]
+__all__ = ["bar", "line_chart", "reliability_chart", "ticks"]
 
 _WIDTH, _HEIGHT = 380, 224
 _TOP, _BOTTOM, _LEFT = 12, 30, 46
-_SMOOTHED_FROM = 60
-"""Points from which a line is drawn with its running mean."""
-
 _CHARACTER = 6.1
 """Mean width of a character at the labels' 11 px."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of a chart."""
-
-    label: str
-    xs: Sequence[float]
-    ys: Sequence[float]
-    style: int = 0
-    """Which of the sheet's line styles (`l0`, `l1`, ...)."""
 
 
 def bar(
@@ -98,20 +84,6 @@ def _range(lines: Sequence[Line]) -> tuple[float, float]:
     return (low if low == 0 else low - margin), top
 
 
-def _spread(targets: Sequence[float], gap: float, top: float, bottom: float) -> list[float]:
-    """Positions near `targets` that are at least `gap` apart and, if they fit, in [top, bottom]."""
-    order = sorted(range(len(targets)), key=lambda i: targets[i])
-    placed: dict[int, float] = {}
-    last = top - gap
-    for i in order:
-        last = placed[i] = max(targets[i], last + gap)
-    limit = bottom
-    for i in reversed(order):
-        placed[i] = min(placed[i], limit)
-        limit = placed[i] - gap
-    return [placed[i] for i in range(len(targets))]
-
-
 def line_chart(title: str, lines: Sequence[Line], x_label: str = "step") -> Markup:
     """Lines over steps, each labelled at its end with its name and last value.
 
@@ -120,7 +92,7 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str = "step") -> Mark
         lines: At least one, each of at least one point.
         x_label: Unit of the horizontal axis.
     """
-    named = [f"{_number(_strokes(line)[-1][1].ys[-1])} {_shorten(line.label)}" for line in lines]
+    named = [f"{_number(strokes(line)[-1][1].ys[-1])} {_shorten(line.label)}" for line in lines]
     right = 14 + _CHARACTER * max(len(label) for label in named)
     width, height = _WIDTH - right, _HEIGHT - _BOTTOM
     x_low = min(min(line.xs) for line in lines)
@@ -156,13 +128,13 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str = "step") -> Mark
         f"{escape(x_label)}</text>"
     )
     for line in lines:
-        for kind, drawn in _strokes(line):
+        for kind, drawn in strokes(line):
             points = " ".join(
                 f"{x(a):.1f},{y(b):.1f}" for a, b in zip(drawn.xs, drawn.ys, strict=True)
             )
             parts.append(f'<polyline class="{kind} l{line.style % 8}" points="{points}"/>')
-    means = [_strokes(line)[-1][1] for line in lines]
-    ends = _spread([y(line.ys[-1]) for line in means], 13, _TOP, height - 2)
+    means = [strokes(line)[-1][1] for line in lines]
+    ends = spread([y(line.ys[-1]) for line in means], 13, _TOP, height - 2)
     for line, label, at in zip(means, named, ends, strict=True):
         parts.append(
             f'<circle class="end l{line.style % 8}" cx="{x(line.xs[-1]):.1f}" '
@@ -173,39 +145,6 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str = "step") -> Mark
             f"{escape(label)}</text>"
         )
     return Markup("".join(parts) + "</svg>")
-
-
-def _strokes(line: Line) -> list[tuple[str, Line]]:
-    """What is drawn of a line: itself, or a thin version and its running mean if it is long."""
-    thin = _thinned(line)
-    if len(line.xs) < _SMOOTHED_FROM:
-        return [("line", thin)]
-    return [("raw", thin), ("line", _running_mean(thin))]
-
-
-def _thinned(line: Line, most: int = 240) -> Line:
-    """At most `most` points: means over equal runs of consecutive points."""
-    n = len(line.xs)
-    if n <= most:
-        return line
-    edges = [round(i * n / most) for i in range(most + 1)]
-
-    def means(values: Sequence[float]) -> list[float]:
-        return [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
-
-    return replace(line, xs=means(line.xs), ys=means(line.ys))
-
-
-def _running_mean(line: Line) -> Line:
-    """Centred means over a tenth of the points, fewer towards the ends so that none is skewed."""
-    n = len(line.ys)
-    half = max(1, n // 20)
-    ys = []
-    for i in range(n):
-        reach = min(half, i, n - 1 - i)
-        window = line.ys[i - reach : i + reach + 1]
-        ys.append(sum(window) / len(window))
-    return replace(line, ys=ys)
 
 
 def _shorten(label: str, most: int = 18) -> str:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from memroute_env.errors import MissingDependencyError
 from memroute_eval.curves import Curve, Series, panels_of
+from memroute_eval.lines import Line, spread, strokes
+from memroute_eval.report_view import is_reference
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +21,7 @@ PLOTS = ("sft_loss", "rl_reward", "reward_components", "model_comparison", "by_d
 
 _COLOURS = ("#0b63b5", "#bb4a00", "#0a7558", "#9a3a88", "#7d6300", "#0c708a", "#b3261e", "#555b66")
 _DASHES = ("-", "--", ":", "-.")
-_INK, _RULE = "#1b1e24", "#d9d5ca"
+_INK, _RULE, _CEILING = "#1b1e24", "#d9d5ca", "#a9adb5"
 _COMPARED = (("avg_f1", "F1"), ("exact_match", "Exact match"), ("any_match", "Any match"))
 
 
@@ -78,15 +80,28 @@ def _save(path: Path, draw: Callable[[Axes], None]) -> Path:
 
 
 def _lines_of(series: Sequence[Series], title: str) -> Callable[[Axes], None]:
+    several = len({s.run for s in series}) > 1
+
     def draw(axes: Axes) -> None:
-        several = len({s.run for s in series}) > 1
+        ends = []
         for i, s in enumerate(series):
             colour = _COLOURS[i % len(_COLOURS)]
-            axes.plot(s.steps, s.values, _DASHES[i % 4], color=colour, linewidth=1.6)
+            for kind, line in strokes(Line(s.label, s.steps, s.values)):
+                if kind == "raw":
+                    axes.plot(line.xs, line.ys, color=colour, linewidth=0.7, alpha=0.35)
+                else:
+                    axes.plot(line.xs, line.ys, _DASHES[i % 4], color=colour, linewidth=1.8)
+                    ends.append((line.xs[-1], line.ys[-1]))
+        low, high = axes.get_ylim()
+        places = spread([y for _, y in ends], 0.045 * (high - low), low, high)
+        right = max(x for x, _ in ends)
+        for i, (s, y) in enumerate(zip(series, places, strict=True)):
             axes.annotate(
-                f" {f'{s.run}: ' if several else ''}{s.label} {s.values[-1]:.3g}",
-                (s.steps[-1], s.values[-1]),
-                color=colour,
+                f"{ends[i][1]:.3g} {f'{s.run}: ' if several else ''}{s.label}",
+                (right, y),
+                xytext=(8, 0),
+                textcoords="offset points",
+                color=_COLOURS[i % len(_COLOURS)],
                 va="center",
                 fontweight="bold",
                 fontsize=9,
@@ -99,7 +114,10 @@ def _lines_of(series: Sequence[Series], title: str) -> Callable[[Axes], None]:
 
 
 def _agents(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    return sorted(results["agents"].items(), key=lambda item: -item[1]["avg_f1"])
+    """Best F1 first, ceilings last."""
+    return sorted(
+        results["agents"].items(), key=lambda item: (is_reference(item[0]), -item[1]["avg_f1"])
+    )
 
 
 def _comparison(axes: Axes, results: Mapping[str, Any]) -> None:
@@ -142,7 +160,7 @@ def _grouped(
             if summary is None or value is None:
                 continue
             x = j + (i - (len(names) - 1) / 2) * width
-            colour = _COLOURS[i % len(_COLOURS)]
+            colour = _CEILING if is_reference(name) else _COLOURS[i % len(_COLOURS)]
             axes.bar(x, value, 0.92 * width, color=colour, label=name if j == 0 else None)
             low, high = summary["ci95"].get(metric) or (value, value)
             errors = [[max(value - low, 0)], [max(high - value, 0)]]
@@ -151,5 +169,9 @@ def _grouped(
     axes.set_xticks(range(len(groups)), groups)
     axes.set_ylim(0, 1.1)
     axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=min(len(names), 3), frameon=False
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.08),
+        ncols=min(len(names), 4),
+        fontsize=9,
+        frameon=False,
     )

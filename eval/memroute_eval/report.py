@@ -29,6 +29,7 @@ from memroute_eval.curves import (
     panels_of,
     read_curve,
 )
+from memroute_eval.lines import Line
 from memroute_eval.metrics import METRICS
 from memroute_eval.published import PROVENANCE, PUBLISHED, TRAINING
 from memroute_eval.report_scenarios import VERDICTS, find_examples, scenarios_of
@@ -243,7 +244,7 @@ def _measured(
 
 def _learnt(curves: Sequence[Curve]) -> dict[str, Any]:
     """Training curves as charts: one for each panel and run."""
-    from memroute_eval.charts import Line, line_chart
+    from memroute_eval.charts import line_chart
 
     panels, rest = panels_of(curves)
     charts = []

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -127,7 +126,9 @@ def _print_comparison(console: Console, differences: list[Difference]) -> None:
     for name, letter in letters.items():
         console.print(Text(f"{letter}  ", "bold").append_text(_text(name)), soft_wrap=True)
     for metric in dict.fromkeys(d.metric for d in differences):
-        table = Table(title=metric, box=box.SIMPLE, title_justify="left", title_style="bold")
+        console.print()
+        table = _plain_table()
+        table.title = Text(metric, "bold")
         table.add_column("pair", no_wrap=True)
         for column in ("first", "second", "difference", "95% interval", "p (Holm)", "n"):
             table.add_column(column, justify="right", no_wrap=True)
@@ -149,18 +150,23 @@ def _print_comparison(console: Console, differences: list[Difference]) -> None:
         console.print(table)
 
 
+def _plain_table() -> Table:
+    """No rules but space: a terminal of 80 columns is enough."""
+    return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, title_justify="left")
+
+
 def _letter(index: int) -> str:
     return (_letter(index // 26 - 1) if index >= 26 else "") + chr(65 + index % 26)
 
 
 def _board_table(board: Board, sort: str) -> Table:
-    title = _text(f"{board.dataset} · sha256 {board.sha256[:12]}")
-    table = Table(title=title, box=box.SIMPLE, title_justify="left")
+    table = _plain_table()
+    table.title = _text(f"{board.dataset} · sha256 {board.sha256[:12]}")
     table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("agent, results", overflow="fold")
+    table.add_column("agent\nresults", overflow="fold", min_width=18)
     shown = {sort: _BOARD_METRICS.get(sort, sort.replace("_", " ")), **_BOARD_METRICS}
     for name in shown.values():
-        table.add_column(name, justify="right", no_wrap=len(name) < 9)
+        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
     table.add_column("n", justify="right")
     for place, entry in enumerate(board.entries, 1):
         interval = entry.ci95.get(sort)

@@ -23,6 +23,7 @@ __all__ = [
     "category_views",
     "confusion_rows",
     "group_tables",
+    "is_reference",
     "swap_rows",
     "verdict_of",
 ]
@@ -119,7 +120,7 @@ def agent_views(results: Mapping[str, Any]) -> list[AgentView]:
     taxonomy = taxonomy_of(results)
     names = sorted(
         results["agents"],
-        key=lambda name: (_is_reference(name), -results["agents"][name]["reward"], name),
+        key=lambda name: (is_reference(name), -results["agents"][name]["reward"], name),
     )
     views = []
     for index, name in enumerate(names):
@@ -129,7 +130,7 @@ def agent_views(results: Mapping[str, Any]) -> list[AgentView]:
             AgentView(
                 name,
                 index,
-                _is_reference(name),
+                is_reference(name),
                 agent,
                 confusion_of(outcomes_from_rows(rows, taxonomy)),
                 calibration_of(rows),
@@ -139,7 +140,8 @@ def agent_views(results: Mapping[str, Any]) -> list[AgentView]:
     return views
 
 
-def _is_reference(name: str) -> bool:
+def is_reference(name: str) -> bool:
+    """Whether an agent of that name knows the answers."""
     return name.partition(" ")[0] in REFERENCE_AGENTS
 
 
