@@ -59,12 +59,16 @@ def _thinned(line: Line, most: int = 240) -> Line:
 
 
 def _running_mean(line: Line) -> Line:
-    """Centred means over a tenth of the points, fewer towards the ends so that none is skewed."""
+    """Means over a tenth of the points.
+
+    Windows are centred, and narrow towards the start, where curves are steep; at the end they lose
+    their right half, so that the last value is a mean too.
+    """
     n = len(line.ys)
     half = max(1, n // 20)
     ys = []
     for i in range(n):
-        reach = min(half, i, n - 1 - i)
+        reach = min(half, i)
         window = line.ys[i - reach : i + reach + 1]
         ys.append(sum(window) / len(window))
     return replace(line, ys=ys)

@@ -218,6 +218,8 @@ def _measured(
     results: dict[str, Any], folders: Sequence[Path], data: Dataset | str | PathLike[str] | None
 ) -> dict[str, Any]:
     """Everything that rests on results."""
+    # Names are what the filters compare, so they are cleaned before the page is.
+    results = {**results, "agents": {plain(name): a for name, a in results["agents"].items()}}
     taxonomy = taxonomy_of(results)
     agents = agent_views(results)
     categories = category_views(taxonomy)

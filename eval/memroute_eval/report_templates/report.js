@@ -165,7 +165,8 @@
   };
   const read = () => {
     const next = { ...state };
-    for (const key of fields) next[key] = form.elements[key].value.trim();
+    for (const key of fields) next[key] = form.elements[key].value;
+    next.q = next.q.trim();
     return next;
   };
   form.addEventListener("submit", (event) => event.preventDefault());
