@@ -65,8 +65,6 @@ class Server:
         port: 0 takes a free one.
     """
 
-    error_key = "message"
-
     def __init__(
         self,
         *,
@@ -100,6 +98,10 @@ class Server:
 
     def handle(self, request: Request) -> Response:
         raise NotImplementedError
+
+    def error_body(self, message: str) -> Any:
+        """An error as this protocol words it."""
+        return {"message": message}
 
     def charge(self, path: str) -> bool:
         """Whether faults and latency apply to this path."""
@@ -200,7 +202,7 @@ class Server:
                 await reader.read()  # until the caller gives up
                 return False
             if fault in ("429", "500", "503"):
-                response = Response.of({self.error_key: f"injected {fault}"}, int(fault))
+                response = Response.of(self.error_body(f"injected {fault}"), int(fault))
                 if fault == "429":
                     response.headers["retry-after"] = self.retry_after
                 return await self._send(writer, response)
