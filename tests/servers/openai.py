@@ -17,7 +17,7 @@ class OpenAIServer(Server):
     """`POST /v1/chat/completions`.
 
     Args:
-        answers: Text for a request.
+        answers: Text, or a whole response, for a request.
         finish: Every answer's finish reason.
         message: Further fields of every answer's message.
     """
@@ -25,7 +25,7 @@ class OpenAIServer(Server):
     def __init__(
         self,
         *,
-        answers: Callable[[dict[str, Any]], str] = lambda call: "none",
+        answers: Callable[[dict[str, Any]], str | Response] = lambda call: "none",
         finish: str = "stop",
         message: dict[str, Any] | None = None,
         **options: Any,
@@ -54,6 +54,8 @@ class OpenAIServer(Server):
             body = self.error_body(f"The model '{call['model']}' does not exist")
             return Response.of(body, 404)
         text = self.answers(call)
+        if isinstance(text, Response):
+            return text
         return Response.of(
             {
                 "id": "chatcmpl-1",

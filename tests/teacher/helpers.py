@@ -72,7 +72,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def run_here(url: str, out: Path, num: int, *, timeout_s: float = 1.0, **options: Any) -> TeacherRun:
+def run_here(
+    url: str, out: Path, num: int, *, timeout_s: float = 1.0, **options: Any
+) -> TeacherRun:
     """A run in this process; `options` are fields of `TeacherConfig`."""
 
     async def work() -> TeacherRun:

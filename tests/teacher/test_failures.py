@@ -71,9 +71,7 @@ def test_a_blind_pass_drops_what_it_labels_otherwise(tmp_path: Path) -> None:
 def test_an_invalid_key_stops_at_once_with_one_line_and_is_shown_nowhere(teacher: Teacher) -> None:
     wrong = "co-wrong-KEY-31337"
     with CohereServer() as server:
-        status, out, err = teacher.run(
-            server.url, "--num", "50", "--concurrency", "4", key=wrong
-        )
+        status, out, err = teacher.run(server.url, "--num", "50", "--concurrency", "4", key=wrong)
         assert server.calls <= 4
     assert status == 1 and out == ""
     assert err.count("\n") == 1 and "COHERE_API_KEY" in err and "401" in err

@@ -82,7 +82,9 @@ def example(name: str, *messages: str) -> Example:
 
 def test_likeness_is_refused_with_the_name_of_the_other_and_short_remarks_may_return() -> None:
     index = DuplicateIndex()
-    index.add(example("a", "The board wants the churn figures by Thursday at noon.", "Thanks, bye!"))
+    index.add(
+        example("a", "The board wants the churn figures by Thursday at noon.", "Thanks, bye!")
+    )
     index.check(example("b", "Could you shorten this paragraph about our new oven?", "thanks bye"))
     with pytest.raises(Rejected, match="repeated_utterance.*'a'|stands in a"):
         index.check(example("c", "the BOARD wants the churn figures by thursday, at noon"))
