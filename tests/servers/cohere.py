@@ -34,8 +34,8 @@ class CohereServer(Server):
     """`POST /v2/chat`.
 
     Args:
-        answers: Text (or a whole response) for a request without a schema; the default labels a teacher's conversation
-            as it was labelled when it was written.
+        answers: Text, or a whole response, for a request without a schema; the default labels a
+            teacher's conversation as it was labelled when it was written.
         stock_share: Share of conversations that repeat a stock text.
         dissent_share: Share of default answers that disagree with the labels.
         models: Known models.
