@@ -127,9 +127,9 @@ async def _teach(
             await run.run()
         finally:
             await model.close()
-            console.print(
-                summary(run.ledger, run.caller.retries, prices), highlight=False, markup=False
-            )
+            if run.ledger.spent["calls"]:
+                said = summary(run.ledger, run.caller.retries, prices)
+                console.print(said, highlight=False, markup=False, soft_wrap=True)
 
 
 def _stop(run: TeacherRun, loop: asyncio.AbstractEventLoop, number: int) -> None:
