@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from memroute_agents.calls import Price
-from memroute_agents.cohere import DEFAULT_MODEL, PRICES, open_model
 from rich.console import Console
 
+from memroute_agents.calls import Price
+from memroute_agents.cohere import DEFAULT_MODEL, PRICES, open_model
 from memroute_data_gen.teacher.display import live, show_estimate, summary
 from memroute_data_gen.teacher.estimate import estimate
 from memroute_data_gen.teacher.files import Lock
