@@ -149,9 +149,7 @@ class Example(BaseModel):
 
     def to_json(self) -> str:
         """One line of JSON without the line feed; unset optional fields are left out."""
-        return json.dumps(
-            self.model_dump(exclude_defaults=True, mode="json"), ensure_ascii=False
-        )
+        return json.dumps(self.model_dump(exclude_defaults=True, mode="json"), ensure_ascii=False)
 
     def canonical_json(self) -> str:
         """The line that content hashes are made of: all fields, sorted keys, ASCII."""

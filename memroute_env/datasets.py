@@ -33,6 +33,7 @@ class _Shipped(NamedTuple):
     """Split to file name in the package's `data` folder."""
     default_split: str
     description: str
+    version: str = ""
 
 
 _SHIPPED: dict[str, _Shipped] = {
@@ -53,6 +54,8 @@ class Dataset(Sequence[Example]):
         taxonomy: Whose categories the labels name.
         name: What reports call it.
         split: `train`, `validation`, `test`, or empty.
+        version: Of a frozen benchmark; empty otherwise.
+        checked: The examples' labels have been checked against the taxonomy already.
 
     Raises:
         DataError: If there is no example, an id repeats, or a label is not of the taxonomy.
@@ -65,11 +68,12 @@ class Dataset(Sequence[Example]):
         *,
         name: str = "custom",
         split: str = "",
+        version: str = "",
         checked: bool = False,
     ) -> None:
         """See the class."""
         self._examples = tuple(examples)
-        self.taxonomy, self.name, self.split = taxonomy, name, split
+        self.taxonomy, self.name, self.split, self.version = taxonomy, name, split, version
         if not self._examples:
             raise DataError(f"dataset {name!r} has no example; give at least one")
         self._index = {example.id: i for i, example in enumerate(self._examples)}
@@ -106,7 +110,7 @@ class Dataset(Sequence[Example]):
         """A shipped dataset pickles as its name; any other with its examples."""
         if self.name in _SHIPPED and load_dataset(self.name, self.split) is self:
             return load_dataset, (self.name, self.split)
-        return _rebuild, (self._examples, self.taxonomy, self.name, self.split)
+        return _rebuild, (self._examples, self.taxonomy, self.name, self.split, self.version)
 
     def index_of(self, example_id: str) -> int:
         """Position of an id.
@@ -142,8 +146,10 @@ class Dataset(Sequence[Example]):
         return digest.hexdigest()
 
 
-def _rebuild(examples: Sequence[Example], taxonomy: Taxonomy, name: str, split: str) -> Dataset:
-    return Dataset(examples, taxonomy, name=name, split=split, checked=True)
+def _rebuild(
+    examples: Sequence[Example], taxonomy: Taxonomy, name: str, split: str, version: str
+) -> Dataset:
+    return Dataset(examples, taxonomy, name=name, split=split, version=version, checked=True)
 
 
 def shipped_datasets() -> dict[str, tuple[str, ...]]:
@@ -227,8 +233,8 @@ def _load_shipped(
 def _read_shipped(name: str, split: str) -> Dataset:
     shipped = _SHIPPED[name]
     taxonomy = load_taxonomy(shipped.taxonomy)
-    with resources.as_file(
-        resources.files("memroute_env") / "data" / shipped.files[split]
-    ) as path:
+    with resources.as_file(resources.files("memroute_env") / "data" / shipped.files[split]) as path:
         examples = list(iter_examples(path, taxonomy))
-    return Dataset(examples, taxonomy, name=name, split=split, checked=True)
+    return Dataset(
+        examples, taxonomy, name=name, split=split, version=shipped.version, checked=True
+    )

@@ -372,7 +372,9 @@ class _SetModel:
         self.temporal = np.array(
             [
                 [
-                    1.0 if a == b else config.adjacent_score * (frozenset((a, b)) in config.adjacent)
+                    1.0
+                    if a == b
+                    else config.adjacent_score * (frozenset((a, b)) in config.adjacent)
                     for b in HORIZONS
                 ]
                 for a in HORIZONS
@@ -452,14 +454,10 @@ def _build_tables(taxonomy: Taxonomy, config: RewardConfig) -> _Tables:
     code = (horizon * (model.mixed + 2) + scope) * (taxonomy.num_storing + 1) + size
     classes, first, class_of = np.unique(code, return_index=True, return_inverse=True)
     depth = taxonomy.num_storing + 1
-    row, column, shared = np.ix_(
-        range(len(classes)), range(len(classes)), range(depth)
-    )
+    row, column, shared = np.ix_(range(len(classes)), range(len(classes)), range(depth))
     h, s, n = horizon[first], scope[first], size[first]
     scores = model.combine(
-        *np.broadcast_arrays(
-            h[row], h[column], s[row], s[column], n[row], n[column], shared
-        )
+        *np.broadcast_arrays(h[row], h[column], s[row], s[column], n[row], n[column], shared)
     )
     flat = [np.ascontiguousarray(values).ravel() for values in scores]
     return _Tables(

@@ -103,9 +103,7 @@ class AnswerSpace(_TextSpace):
         seed: For `sample`.
     """
 
-    def __init__(
-        self, taxonomy: Taxonomy, seed: int | np.random.Generator | None = None
-    ) -> None:
+    def __init__(self, taxonomy: Taxonomy, seed: int | np.random.Generator | None = None) -> None:
         """See the class."""
         super().__init__(_ANSWER_LENGTH, seed)
         self.taxonomy = taxonomy

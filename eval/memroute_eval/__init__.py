@@ -1,0 +1,1 @@
+"""Everything that compares agents: playing them, metrics, intervals, reports."""
