@@ -76,6 +76,8 @@ class RLOptions:
     eval_every: int = 5
     """Iterations between held-out evaluations."""
     eval_examples: int = 200
+    eval_temperature: float = 0.0
+    """0 evaluates the likeliest answer; the training temperature evaluates the policy itself."""
     save_every: int = 5
     rolling_save_every: int = 1
     """Iterations between cheap resume points (state only; each replaces the last)."""
@@ -86,6 +88,7 @@ class RLOptions:
         _check(min(sizes) >= 1, "rl: iterations, groups, substeps and max_tokens must be >= 1")
         _check(self.group_size >= 2, "rl: group_size must be >= 2: the baseline is a group's mean")
         _check(self.loss in LOSSES, f"rl: loss {self.loss!r} is not one of {', '.join(LOSSES)}")
+        _check(self.eval_temperature >= 0, "rl: eval_temperature must be >= 0")
         _check(self.temperature > 0, f"rl: temperature must be > 0, got {self.temperature}")
         _check(self.learning_rate > 0, f"rl: learning_rate must be > 0, got {self.learning_rate}")
         _check(self.kl_penalty >= 0, f"rl: kl_penalty must be >= 0, got {self.kl_penalty}")

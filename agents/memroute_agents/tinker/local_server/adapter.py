@@ -62,6 +62,8 @@ class Adapter:
             else:
                 request = json.loads(body or b"{}")
                 self._resolve(request)
+                if path == "create_sampling_session" and request.get("model_path"):
+                    request.pop("base_model", None)  # the server takes one of them
                 if path == "load_weights" and not request.get("model_id"):
                     reply = await self.create_from_state(request)
                 else:

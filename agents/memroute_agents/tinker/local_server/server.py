@@ -232,6 +232,8 @@ def main(argv: list[str] | None = None) -> None:
     if options.command == "install":
         print(install_server())
         return
+    # `kill` must end the engine too, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with LocalServer(options.model, options.work_dir, port=options.port) as server:
         print(f"ready: {server.url} (log: {server.log}); Ctrl-C ends it", flush=True)
         try:
