@@ -32,7 +32,7 @@ SERVER_PACKAGES = ("torch==2.13.0", "skyrl[tinker,jax]==0.3.0", "tinker==0.38.0"
 pip is not told another, so that no CUDA comes."""
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 BACKEND = {
-    "max_lora_adapters": 12,
+    "max_lora_adapters": 8,
     "max_lora_rank": 8,
     "sample_max_num_sequences": 64,
     "train_micro_batch_size": 8,

@@ -2,9 +2,9 @@
 
 LoRA on a randomly initialised model learns nothing useful, so the model is pretrained here: a
 tokenizer of our own with Llama 3's chat tokens, and a Llama of under a million parameters that
-reads composed conversations in the project's chat prompt and answers. Part of its answers are
-drawn at random (`noise`), so that it knows the format well and the task only so far: supervised and
-reinforcement learning have something left to do.
+reads composed conversations in the project's chat prompt and answers. It is taught by a poor
+teacher: some answers are another conversation's, and most name a category too many. So it knows the
+format well and the task only so far: supervised and reinforcement learning have something to do.
 
     python -m memroute_agents.tinker.local_server.tiny_model OUT_DIR
 """
@@ -51,11 +51,13 @@ class TinyModelConfig:
     heads: int = 4
     intermediate_size: int = 192
     examples: int = 12000
-    steps: int = 500
+    steps: int = 300
     batch_size: int = 64
     learning_rate: float = 3e-3
-    noise: float = 0.3
+    noise: float = 0.1
     """Share of pretraining answers that are another conversation's."""
+    extra: float = 0.6
+    """Share of pretraining answers that name one category too many."""
     text_tokens: int = 6
     text_weight: float = 0.1
     """How many of a prompt's tokens are learnt too, drawn anew each time, and their loss weight."""
@@ -188,6 +190,9 @@ def _pretrain(out: Path, config: TinyModelConfig, report: Any) -> None:
     rows: list[tuple[list[int], int]] = []
     for chat, answer in zip(chats, answers, strict=True):
         said = rng.choice(answers) if rng.random() < config.noise else answer
+        others = [c.id for c in taxonomy.storing if c.id not in said]
+        if said != taxonomy.exclusive.id and rng.random() < config.extra:
+            said = f"{said}, {rng.choice(others)}"
         prompt = tokenizer.encode(chat, add_special_tokens=False)
         reply = tokenizer.encode(said + "<|eot_id|>", add_special_tokens=False)
         rows.append((prompt + reply, len(prompt)))
