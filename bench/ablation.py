@@ -59,7 +59,6 @@ def variants() -> list[str]:
         "no authored evidence": replace(
             DEFAULT, supervised=replace(supervised, evidence_weight=0.0)
         ),
-        "no dropout of n-grams": replace(DEFAULT, supervised=replace(supervised, dropout=0.0)),
         "no label smoothing": replace(DEFAULT, smoothing=0.0),
         "no class balance": replace(DEFAULT, balance=0.0),
         "authored conversations weighted as composed": replace(DEFAULT, authored_weight=1.0),

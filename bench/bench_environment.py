@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -137,7 +138,8 @@ def _environments() -> list[Row]:
         )
     ]
     mode = gym.vector.AutoresetMode.SAME_STEP
-    for view in ({}, {"observation": "index", "action": "discrete"}):
+    views: list[dict[str, Any]] = [{}, {"observation": "index", "action": "discrete"}]
+    for view in views:
         name = "/".join(view.values()) or "text"
         native = gym.make_vec("MemoryRouting-v0", num_envs=64, dataset=dataset, **view)
         sync = gym.make_vec(
