@@ -93,7 +93,7 @@ def rows() -> list[Row]:
             )
         )
     result += _environments()
-    built = []
+    built, tables = [], _build_tables(taxonomy, RewardConfig())
     for i in range(7):
         config = RewardConfig(malformed=-1.0 - i * 1e-9)
         started = time.perf_counter()
