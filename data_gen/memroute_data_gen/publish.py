@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from memroute_agents.calls import read_setting, redact
 from rich.console import Console
 
-from memroute_agents.calls import read_setting, redact
 from memroute_data_gen.card import dataset_card
 from memroute_env.conversation import Example
 from memroute_env.datasets import SPLITS, Dataset, load_dataset, shipped_datasets

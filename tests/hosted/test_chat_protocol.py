@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from memroute_agents.agent import AgentContext, create_agent
+
 from memroute_env.errors import AgentError
 from memroute_env.parsing import parse_answer
 from tests.hosted.helpers import TAXONOMY, Setup, played

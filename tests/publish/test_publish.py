@@ -15,10 +15,10 @@ import pytest
 pytest.importorskip("pyarrow")
 
 from huggingface_hub import DatasetCard
-from pyarrow import parquet
-
 from memroute_data_gen.compose import compose
 from memroute_data_gen.publish import load_splits, write_hf
+from pyarrow import parquet
+
 from memroute_env.conversation import Example, write_examples
 from memroute_env.datasets import Dataset, load_dataset
 from memroute_env.errors import DataError, MissingDependencyError

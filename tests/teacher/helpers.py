@@ -12,6 +12,7 @@ from typing import Any
 
 from memroute_agents.cohere import CohereModel
 from memroute_data_gen.teacher.pipeline import TeacherConfig, TeacherRun
+
 from memroute_env.taxonomy import load_taxonomy
 from tests.servers.cohere import KEY, MODEL
 
