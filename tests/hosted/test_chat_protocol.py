@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("openai")
 from memroute_agents.agent import AgentContext, create_agent
 
 from memroute_env.errors import AgentError
