@@ -19,6 +19,7 @@ from pathlib import Path
 
 from memroute_agents.cohere import DEFAULT_MODEL, CohereModel
 from memroute_data_gen.teacher.pipeline import TeacherConfig, TeacherRun
+
 from memroute_env.taxonomy import load_taxonomy
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("cohere")
 from memroute_data_gen.teacher.errors import TeacherError
+
 from tests.servers.base import ANSWER_FAULTS, HTTP_FAULTS
 from tests.servers.cohere import KEY, CohereServer
 from tests.teacher.helpers import Teacher, read_lines, run_here
@@ -73,7 +75,7 @@ def test_an_invalid_key_stops_at_once_with_one_line_and_is_shown_nowhere(teacher
     with CohereServer() as server:
         status, out, err = teacher.run(server.url, "--num", "50", "--concurrency", "4", key=wrong)
         assert server.calls <= 4
-    assert status == 1 and out == ""
+    assert status == 2 and out == ""
     assert err.count("\n") == 1 and "COHERE_API_KEY" in err and "401" in err
     assert wrong not in err and wrong.encode() not in everything_written(teacher.folder)
     with CohereServer() as server:  # nothing was begun: the right key needs no --resume
@@ -92,14 +94,14 @@ def test_an_unknown_model_stops_at_once_with_one_line(teacher: Teacher) -> None:
     with CohereServer() as server:
         status, _, err = teacher.run(server.url, "--num", "9", "--model", "command-z")
         assert server.calls <= 16
-    assert status == 1 and err.count("\n") == 1 and "command-z" in err and "404" in err
+    assert status == 2 and err.count("\n") == 1 and "command-z" in err and "404" in err
 
 
 def test_without_a_key_nothing_is_called_and_the_remedy_is_named(teacher: Teacher) -> None:
     with CohereServer() as server:
         status, _, err = teacher.run(server.url, "--num", "1", key="")
         assert server.calls == 0
-    assert status == 1 and err.count("\n") == 1 and "COHERE_API_KEY" in err and ".env" in err
+    assert status == 2 and err.count("\n") == 1 and "COHERE_API_KEY" in err and ".env" in err
 
 
 def test_key_and_endpoint_may_stand_in_a_dotenv_file(teacher: Teacher) -> None:
