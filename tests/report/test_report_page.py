@@ -36,9 +36,9 @@ class Page(HTMLParser):
         self.attributes |= {name for name, _ in attrs}
         for name, value in attrs:
             if name == "id":
-                self.ids.append(value)
+                self.ids.append(value or "")
             if name in ("href", "src"):
-                self.links.append(value)
+                self.links.append(value or "")
         if tag not in VOID:
             self.open.append(tag)
 
