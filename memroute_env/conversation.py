@@ -149,9 +149,7 @@ class Example(BaseModel):
 
     def to_json(self) -> str:
         """One line of JSON without the line feed; unset optional fields are left out."""
-        return json.dumps(
-            self.model_dump(exclude_defaults=True, mode="json"), ensure_ascii=False
-        )
+        return json.dumps(self.model_dump(exclude_defaults=True, mode="json"), ensure_ascii=False)
 
     def canonical_json(self) -> str:
         """The line that content hashes are made of: all fields, sorted keys, ASCII."""
@@ -252,7 +250,7 @@ def _explain(error: ValidationError, line: bytes) -> str:
             line.decode("utf-8")
         except UnicodeDecodeError as problem:
             return f"not UTF-8 text (byte {problem.start} of the line); save the file as UTF-8"
-        return f"not valid JSON: {first['ctx']['error']}; one object a line is expected"
+        return f"not valid JSON: {first.get('ctx', {}).get('error')}; one object a line is expected"
     field = ".".join(str(part) for part in first["loc"]).replace(
         "conversation.turns", "conversation"
     )

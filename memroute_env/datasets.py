@@ -43,6 +43,20 @@ _SHIPPED: dict[str, _Shipped] = {
         "train",
         "authored and composed conversations of marketing teams",
     ),
+    "marketing-50": _Shipped(
+        "marketing",
+        {"test": "marketing-50.jsonl"},
+        "test",
+        "fifty authored scenarios in seven domains, written apart from the training data",
+        version="1.0",
+    ),
+    "marketing-300": _Shipped(
+        "marketing",
+        {"test": "marketing-300.jsonl"},
+        "test",
+        "the same shape six times as large, for intervals that tell agents apart",
+        version="1.0",
+    ),
 }
 
 
@@ -233,9 +247,7 @@ def _load_shipped(
 def _read_shipped(name: str, split: str) -> Dataset:
     shipped = _SHIPPED[name]
     taxonomy = load_taxonomy(shipped.taxonomy)
-    with resources.as_file(
-        resources.files("memroute_env") / "data" / shipped.files[split]
-    ) as path:
+    with resources.as_file(resources.files("memroute_env") / "data" / shipped.files[split]) as path:
         examples = list(iter_examples(path, taxonomy))
     return Dataset(
         examples, taxonomy, name=name, split=split, version=shipped.version, checked=True

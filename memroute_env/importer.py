@@ -120,9 +120,7 @@ def import_older_layout(
     return summary
 
 
-def iter_imported(
-    path: str | PathLike[str], taxonomy: Taxonomy
-) -> Iterator[Imported | SetAside]:
+def iter_imported(path: str | PathLike[str], taxonomy: Taxonomy) -> Iterator[Imported | SetAside]:
     """Stream a file line by line: each yields an `Imported` or a `SetAside`."""
     used: Counter[str] = Counter()
     stem = Path(path).name.partition(".")[0]

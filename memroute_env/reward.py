@@ -231,7 +231,8 @@ class Reward:
         """The breakdown of two masks that are known to be valid."""
         if self._tables is None:
             scores = self._model.score(np.array([predicted]), np.array([gold]))
-            return RewardBreakdown(*(float(column[0]) for column in scores))
+            total, f1, temporal, parity, efficiency = (float(column[0]) for column in scores)
+            return RewardBreakdown(total, f1, temporal, parity, efficiency)
         shared = (predicted & gold).bit_count()
         return self._tables.breakdown[self._rows[predicted] + self._columns[gold] + shared]
 
@@ -372,7 +373,9 @@ class _SetModel:
         self.temporal = np.array(
             [
                 [
-                    1.0 if a == b else config.adjacent_score * (frozenset((a, b)) in config.adjacent)
+                    1.0
+                    if a == b
+                    else config.adjacent_score * (frozenset((a, b)) in config.adjacent)
                     for b in HORIZONS
                 ]
                 for a in HORIZONS
@@ -452,14 +455,10 @@ def _build_tables(taxonomy: Taxonomy, config: RewardConfig) -> _Tables:
     code = (horizon * (model.mixed + 2) + scope) * (taxonomy.num_storing + 1) + size
     classes, first, class_of = np.unique(code, return_index=True, return_inverse=True)
     depth = taxonomy.num_storing + 1
-    row, column, shared = np.ix_(
-        range(len(classes)), range(len(classes)), range(depth)
-    )
+    row, column, shared = np.ix_(range(len(classes)), range(len(classes)), range(depth))
     h, s, n = horizon[first], scope[first], size[first]
     scores = model.combine(
-        *np.broadcast_arrays(
-            h[row], h[column], s[row], s[column], n[row], n[column], shared
-        )
+        *np.broadcast_arrays(h[row], h[column], s[row], s[column], n[row], n[column], shared)
     )
     flat = [np.ascontiguousarray(values).ravel() for values in scores]
     return _Tables(
@@ -486,7 +485,8 @@ class _LazyBreakdowns(list[RewardBreakdown]):
     def __getitem__(self, index: Any) -> Any:
         found = self._made.get(index)
         if found is None:
-            found = RewardBreakdown(*(float(column[index]) for column in self._columns))
+            total, f1, temporal, parity, efficiency = (float(c[index]) for c in self._columns)
+            found = RewardBreakdown(total, f1, temporal, parity, efficiency)
             self._made[index] = found
         return found
 

@@ -405,7 +405,7 @@ def _read_category(table: Any, scopes: tuple[str, ...], where: str) -> Category:
     if lifetime != "never" and not valid:
         raise fail(
             "lifetime_days",
-            f"a whole number of days above 0, or \"never\", is needed, got {lifetime!r}",
+            f'a whole number of days above 0, or "never", is needed, got {lifetime!r}',
         )
     if exclusive and lifetime != "never":
         raise fail("lifetime_days", "the exclusive category is never stored; remove the key")
@@ -440,7 +440,9 @@ def load_taxonomy(name_or_path: str | PathLike[str] | Taxonomy = "marketing") ->
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise TaxonomyError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+        raise TaxonomyError(
+            f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8"
+        ) from None
     except OSError as error:
         raise TaxonomyError(
             f"{path}: cannot be read ({error.strerror}); give a TOML file or one of "

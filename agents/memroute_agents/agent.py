@@ -172,7 +172,9 @@ def create_agent(name: str, context: AgentContext) -> Agent:
     except MemrouteError:
         raise
     except Exception as error:
-        raise AgentError(f"agent {name!r} cannot be built: {type(error).__name__}: {error}") from error
+        raise AgentError(
+            f"agent {name!r} cannot be built: {type(error).__name__}: {error}"
+        ) from error
     raise AgentError(
         f"no agent is called {head!r}; known: {', '.join(agent_names())}, "
         "or package.module:Class for your own"
@@ -220,9 +222,7 @@ def checked_route(
     except MemrouteError:
         raise
     except Exception as error:
-        raise AgentError(
-            f"agent {name!r} raised {type(error).__name__}: {error}"
-        ) from error
+        raise AgentError(f"agent {name!r} raised {type(error).__name__}: {error}") from error
     if not isinstance(decisions, list) or len(decisions) != len(conversations):
         got = len(decisions) if isinstance(decisions, Sequence) else type(decisions).__name__
         raise AgentError(

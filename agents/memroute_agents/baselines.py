@@ -104,7 +104,9 @@ class KeywordAgent:
         masks = dataset.gold_masks
         self._weights: list[dict[str, float]] = []
         for bit in range(self.taxonomy.num_storing):
-            inside = [words for words, mask in zip(documents, masks, strict=True) if mask >> bit & 1]
+            inside = [
+                words for words, mask in zip(documents, masks, strict=True) if mask >> bit & 1
+            ]
             counts = Counter(word for words in inside for word in words)
             lifts = {}
             for word, count in counts.items():
@@ -171,7 +173,7 @@ class OracleAgent:
 
 
 class MajorityAgent:
-    """A vote: every category that more than half of the agents name; ties and silence store nothing."""
+    """A vote: every category that more than half of the agents name; otherwise store nothing."""
 
     version = "1"
 

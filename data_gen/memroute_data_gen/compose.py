@@ -202,9 +202,7 @@ class Composer:
             reply = rng.choice(self.bank.replies[unit.act])
         return _Part(text, reply, unit.act, unit.mask)
 
-    def _fill(
-        self, rng: Random, text: str, local: dict[str, str], shared: dict[str, str]
-    ) -> str:
+    def _fill(self, rng: Random, text: str, local: dict[str, str], shared: dict[str, str]) -> str:
         """Put entities into slots: company and product hold for the whole conversation."""
         if "{" not in text:
             return text
@@ -281,9 +279,7 @@ class Composer:
         if len(turns) < 3 or (len(turns) + 2 <= recipe.max_turns and rng.random() < recipe.closing):
             if mask:
                 distractors.append(len(turns))
-            turns.append(
-                Turn.model_construct(role="user", content=rng.choice(replies["closing"]))
-            )
+            turns.append(Turn.model_construct(role="user", content=rng.choice(replies["closing"])))
         elif len(turns) > 3 and rng.random() >= recipe.last_reply:
             turns.pop()
         categories = self.taxonomy.ids(mask)

@@ -12,7 +12,16 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["NEAR_DUPLICATE", "assign_splits", "near_duplicates", "normalise", "shingles"]
+from memroute_env.conversation import Example
+
+__all__ = [
+    "NEAR_DUPLICATE",
+    "assign_splits",
+    "near_duplicates",
+    "normalise",
+    "shingles",
+    "split_examples",
+]
 
 NEAR_DUPLICATE = 0.5
 """Jaccard similarity of word trigrams from which two texts count as near duplicates."""
@@ -20,6 +29,8 @@ NEAR_DUPLICATE = 0.5
 _TOKEN = re.compile(r"[a-z0-9']+|\{[a-z0-9]+\}")
 _DIGITS = re.compile(r"\d+")
 _SHARED_TOO_OFTEN = 200
+_SHORT = 5
+"""Words up to which an utterance ("ok thanks") may stand in several splits."""
 
 
 def normalise(text: str) -> str:
@@ -129,9 +140,42 @@ def assign_splits(
 def _place(identifier: str, shares: Mapping[str, float], seed: int) -> str:
     digest = hashlib.sha256(f"{seed}:{identifier}".encode()).digest()
     position = int.from_bytes(digest[:8], "big") / 2**64
-    name = ""
     for name, share in shares.items():
         position -= share
         if position < 0:
-            break
-    return name
+            return name
+    return list(shares)[-1]  # rounding left a sliver beyond the last share
+
+
+def split_examples(
+    examples: Sequence[Example], shares: Mapping[str, float], *, seed: int = 0
+) -> dict[str, list[Example]]:
+    """Examples by split; two that share a longer user utterance, or nearly, stay together.
+
+    Args:
+        examples: N examples.
+        shares: Split name to share, summing to 1.
+        seed: Another seed places them anew.
+    """
+    owners: dict[str, list[int]] = defaultdict(list)
+    for i, example in enumerate(examples):
+        for text in example.conversation.user_texts:
+            if len(text.split()) > _SHORT:
+                owners[normalise(text)].append(i)
+    utterances = list(owners)
+    together = [owners[text] for text in utterances if len(owners[text]) > 1]
+    together += [
+        [owners[utterances[i]][0], owners[utterances[j]][0]]
+        for i, j, _ in near_duplicates(utterances)
+    ]
+    names = assign_splits(
+        [e.id for e in examples],
+        [" ".join(e.conversation.user_texts) for e in examples],
+        shares,
+        together=together,
+        seed=seed,
+    )
+    parts: dict[str, list[Example]] = {name: [] for name in shares}
+    for example, name in zip(examples, names, strict=True):
+        parts[name].append(example)
+    return parts

@@ -139,7 +139,7 @@ def _popcount(masks: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def bootstrap_counts(n: int, resamples: int, seed: int) -> FloatArray:
-    """How often each of n examples is drawn in each resample: shape (resamples, n), rows sum to n."""
+    """How often each of n examples is drawn: shape (resamples, n), every row sums to n."""
     rng = np.random.Generator(np.random.PCG64([seed, n]))
     return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)
 
@@ -155,9 +155,7 @@ def metrics_of(outcomes: Outcomes, counts_BN: FloatArray) -> dict[str, FloatArra
         Metric to values of shape (B,); NaN where a ratio has no denominator.
     """
     totals = counts_BN.sum(axis=1)
-    result = {
-        name: counts_BN @ values / totals for name, values in outcomes.per_example().items()
-    }
+    result = {name: counts_BN @ values / totals for name, values in outcomes.per_example().items()}
     hits, predicted, gold = (counts_BN @ values for values in outcomes.category_hits())
     with np.errstate(invalid="ignore", divide="ignore"):
         f1 = 2 * hits / (predicted + gold)

@@ -1,0 +1,136 @@
+"""Checkpoints of the local policy: one `.npz` without pickle; loading never executes anything.
+
+Weights are stored as float16: reading them back changes a score by less than 0.1%, which no
+decision of the test data notices (a test measures it), and halves the file.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from memroute_agents.local.features import FeatureConfig
+from memroute_agents.local.policy import Encoder, LocalPolicy, Parameters
+from memroute_agents.local.sets import SetFamily
+from memroute_env.errors import AgentError, MemrouteError
+from memroute_env.reward import RewardConfig
+from memroute_env.taxonomy import Horizon, Taxonomy
+
+__all__ = ["FORMAT", "load_policy", "save_policy"]
+
+FORMAT = "memroute-local-1"
+
+
+def save_policy(policy: LocalPolicy, path: Path) -> None:
+    """Write a checkpoint, atomically."""
+    config = policy.family.reward.config
+    header = {
+        "format": FORMAT,
+        "taxonomy": policy.taxonomy.to_dict(),
+        "reward": {
+            **{k: v for k, v in asdict(config).items() if k != "adjacent"},
+            "adjacent": sorted(sorted(str(h) for h in pair) for pair in config.adjacent),
+        },
+        "features": asdict(policy.encoder.config),
+        "pooling": policy.pooling,
+        "temperature": policy.temperature,
+        "metadata": policy.metadata,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        np.savez_compressed(
+            file,
+            allow_pickle=False,
+            header=np.frombuffer(json.dumps(header).encode(), np.uint8),
+            columns=policy.encoder.columns,
+            idf=policy.encoder.idf.astype(np.float16),
+            linear=policy.parameters.linear.astype(np.float16),
+            assistant=policy.parameters.assistant.astype(np.float16),
+            bias=policy.parameters.bias,
+            size_bias=policy.parameters.size_bias,
+        )
+    partial.replace(path)
+
+
+def load_policy(path: Path) -> LocalPolicy:
+    """Read a checkpoint: a file, or a folder with `policy.npz`.
+
+    Raises:
+        AgentError: If it is absent, damaged, of another format, or inconsistent; the message names
+            the file and the remedy.
+    """
+    file = path / "policy.npz" if path.is_dir() else path
+    if not file.is_file():
+        raise AgentError(
+            f"{file}: no such checkpoint; train one with 'memroute train local --out {path}'"
+        )
+    try:
+        with np.load(file, allow_pickle=False) as data:
+            arrays = {name: data[name] for name in data.files}
+        header = json.loads(arrays["header"].tobytes())
+        if header["format"] != FORMAT:
+            raise AgentError(
+                f"{file}: format {header['format']!r}, this version reads {FORMAT!r}; train it anew"
+            )
+        return _assemble(header, arrays)
+    except AgentError:
+        raise
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        zipfile.BadZipFile,
+        MemrouteError,
+    ) as error:
+        raise AgentError(
+            f"{file}: not a checkpoint of the local policy, or damaged "
+            f"({type(error).__name__}: {str(error)[:100]}); train it anew or copy it again"
+        ) from None
+
+
+def _assemble(header: dict, arrays: dict[str, np.ndarray]) -> LocalPolicy:
+    taxonomy = Taxonomy.from_dict(header["taxonomy"], source="checkpoint")
+    reward = dict(header["reward"])
+    reward["efficiency"] = tuple(reward["efficiency"])
+    reward["adjacent"] = frozenset(
+        frozenset(Horizon(h) for h in pair) for pair in reward["adjacent"]
+    )
+    family = SetFamily(taxonomy, RewardConfig(**reward))
+    features = header["features"]
+    encoder = Encoder(
+        FeatureConfig(
+            tuple(features["word_orders"]), tuple(features["char_orders"]), features["bits"]
+        ),
+        arrays["columns"].astype(np.int32),
+        arrays["idf"].astype(np.float32),
+    )
+    categories, depth = family.indicator_KC.shape[1], len(encoder.columns)
+    shapes = {
+        "idf": (depth,),
+        "linear": (depth, 2 * categories),
+        "assistant": (depth, categories),
+        "bias": (categories,),
+        "size_bias": (family.sizes_KZ.shape[1],),
+    }
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
+            raise AgentError(
+                f"checkpoint: array {name!r} has shape {arrays[name].shape}, not {shape}"
+            )
+    names = ("linear", "assistant", "bias", "size_bias")
+    return LocalPolicy(
+        family,
+        encoder,
+        Parameters(**{name: arrays[name].astype(np.float32) for name in names}),
+        float(header["pooling"]),
+        float(header["temperature"]),
+        header["metadata"],
+    )

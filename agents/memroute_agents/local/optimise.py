@@ -1,0 +1,184 @@
+"""The one optimiser of the local policy: mini-batch gradient descent with momentum.
+
+Plain, because it is what works: per-coordinate step sizes (Adam and its kin) blow up the weights of
+rare n-grams and memorise. Steps shrink along a half cosine after a short warm-up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from memroute_agents.local.objectives import Loss, Objective
+from memroute_agents.local.policy import Encoded, LocalPolicy, Parameters
+
+__all__ = ["EpochReport", "Optimiser", "Schedule"]
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How fast, how long."""
+
+    epochs: int
+    rate: float
+    """Peak step size of the n-gram weights (rows have length 1, so it is large)."""
+    batch_size: int = 128
+    momentum: float = 0.9
+    bias_rate: float = 0.05
+    """Step size of the biases, relative to `rate`."""
+    decay: float = 0.0
+    """L2 weight decay, applied with every step."""
+    warm_up: int = 50
+    """Steps until the peak."""
+    dropout: float = 0.0
+    """Share of n-gram occurrences that a step does not see: no single phrase may carry a label."""
+    evidence_weight: float = 0.0
+    """How much the authored evidence teaches the sentences' attention, where there is some."""
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """Means over an epoch."""
+
+    epoch: int
+    loss: float
+    reward: float
+    entropy: float
+    kl: float
+
+
+class Optimiser:
+    """Steps a policy's parameters in place; its state can be saved and restored.
+
+    Args:
+        policy: What is trained.
+        data: All training conversations, encoded.
+        schedule: Step sizes and number of epochs.
+        seed: Order of the examples: epoch e depends on (seed, e) alone.
+        evidence: (S, C) boolean: rows of `data.user` that show a category; optional.
+    """
+
+    def __init__(
+        self,
+        policy: LocalPolicy,
+        data: Encoded,
+        schedule: Schedule,
+        seed: int = 0,
+        evidence: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
+        """See the class."""
+        self.policy, self.data, self.schedule, self.seed = policy, data, schedule, seed
+        self.evidence = evidence if schedule.evidence_weight > 0 else None
+        p = policy.parameters
+        self.velocity = Parameters.zeros(
+            p.linear.shape[0], p.assistant.shape[1], p.size_bias.shape[0]
+        )
+        self.epoch = 0
+        self._steps = 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch."""
+        return -(-self.data.size // self.schedule.batch_size)
+
+    def run_epoch(
+        self, objective: Objective, on_batch: Callable[[int, int], None] | None = None
+    ) -> EpochReport:
+        """One pass over the data."""
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.data.size)
+        size = self.schedule.batch_size
+        losses: list[Loss] = []
+        for k in range(self.steps_per_epoch):
+            losses.append(self.step(objective, order[k * size : (k + 1) * size]))
+            if on_batch is not None:
+                on_batch(k + 1, self.steps_per_epoch)
+        self.epoch += 1
+        return EpochReport(
+            self.epoch,
+            *(
+                float(np.mean([getattr(loss, name) for loss in losses]))
+                for name in ("value", "reward", "entropy", "kl")
+            ),
+        )
+
+    def step(self, objective: Objective, chosen: IntArray) -> Loss:
+        """One step on some conversations; the number of steps so far sets its size."""
+        batch = self.data.take(chosen)
+        if self.schedule.dropout:
+            batch = self._thinned(batch)
+        forward = self.policy.forward(batch)
+        loss = objective(chosen, forward.logits)
+        attention = None
+        if self.evidence is not None:
+            rows = self.data.rows_of(chosen)
+            attention = self.schedule.evidence_weight * _evidence_gradient(
+                forward.attention, self.evidence[rows], batch.starts
+            )
+        gradient = self.policy.gradient(batch, forward, loss.gradient, attention)
+        self._apply(gradient)
+        return loss
+
+    def _thinned(self, batch: Encoded) -> Encoded:
+        """The batch without a random share of its n-grams, the others scaled up to match."""
+        rng = np.random.default_rng([self.seed, 7, self._steps])
+        keep = 1 - self.schedule.dropout
+        for matrix in (batch.user, batch.assistant):
+            matrix.data = matrix.data * (rng.random(len(matrix.data), np.float32) < keep) / keep
+        return batch
+
+    def _apply(self, gradient: Parameters) -> None:
+        s = self.schedule
+        done = self._steps
+        self._steps = done + 1
+        progress = min(1.0, done / max(1, s.epochs * self.steps_per_epoch))
+        rate = (
+            s.rate * min(1.0, (done + 1) / s.warm_up) * (0.505 + 0.495 * np.cos(np.pi * progress))
+        )
+        current, velocity = self.policy.parameters.arrays(), self.velocity.arrays()
+        for name, change in gradient.arrays().items():
+            wide = name in ("linear", "assistant")
+            v = velocity[name]
+            v *= s.momentum
+            v += (1 - s.momentum) * change
+            if wide and s.decay:
+                current[name] *= 1 - rate * s.decay
+            current[name] -= (rate if wide else rate * s.bias_rate) * v
+
+    def state(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Everything that is needed to go on: parameters, velocity, epoch."""
+        return {
+            **{f"p_{k}": v for k, v in self.policy.parameters.arrays().items()},
+            **{f"v_{k}": v for k, v in self.velocity.arrays().items()},
+            "epoch": np.array(self.epoch),
+        }
+
+    def restore(self, state: dict[str, npt.NDArray[np.generic]]) -> None:
+        """Go on from a saved state."""
+        for name, array in self.policy.parameters.arrays().items():
+            array[...] = state[f"p_{name}"]
+        for name, array in self.velocity.arrays().items():
+            array[...] = state[f"v_{name}"]
+        self.epoch = int(state["epoch"])
+        self._steps = self.epoch * self.steps_per_epoch
+
+
+def _evidence_gradient(
+    attention_SC: FloatArray, evidence_SC: npt.NDArray[np.bool_], starts: IntArray
+) -> FloatArray:
+    """Gradient of -log(attention on the evidence), summed over gold categories, mean over N.
+
+    With attention a and evidence rows E: d/dz = a - a·1[E] / sum_E(a).
+    """
+    lengths = np.diff(starts)
+    marked = np.where(evidence_SC, attention_SC, 0)
+    on_evidence = np.add.reduceat(marked, starts[:-1], axis=0)
+    has = np.add.reduceat(evidence_SC, starts[:-1], axis=0) > 0
+    share = np.repeat(np.where(has, 1 / np.maximum(on_evidence, 1e-6), 0), lengths, axis=0)
+    keep = np.repeat(has, lengths, axis=0)
+    return ((attention_SC * keep - marked * share) / len(lengths)).astype(np.float32)

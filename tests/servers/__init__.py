@@ -1,0 +1,1 @@
+"""Servers on localhost that speak the protocols of hosted services, with faults on demand."""
