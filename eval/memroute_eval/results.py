@@ -126,7 +126,7 @@ class _Results(_Model):
     format: int
     dataset: _Dataset
     parse: str = "strict"
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     agents: dict[str, _Agent] = Field(min_length=1)
 
 

@@ -36,9 +36,9 @@ class Page(HTMLParser):
         self.attributes |= {name for name, _ in attrs}
         for name, value in attrs:
             if name == "id":
-                self.ids.append(value)
+                self.ids.append(value or "")
             if name in ("href", "src"):
-                self.links.append(value)
+                self.links.append(value or "")
         if tag not in VOID:
             self.open.append(tag)
 
@@ -124,12 +124,20 @@ def test_text_is_shown_only_if_the_data_are_those_of_the_results(tmp_path, resul
     out = tmp_path / "report.html"
     write_report([results], out)
     page = out.read_text()
-    assert 'id="no-text"' in page and "cannot be loaded" in page
+    assert 'id="no-text"' in page and "were found, neither shipped nor beside" in page
     assert 'class="talk"' not in page and 'class="chip missed"' in page
     other = Dataset(dataset[:39], dataset.taxonomy, name="composed-40")
     write_report([results], out, data=other)
     page = out.read_text()
-    assert "has changed since the results were made" in page and 'class="talk"' not in page
+    assert "have changed since the results were made" in page and 'class="talk"' not in page
+
+
+def test_a_file_that_results_name_is_not_quoted(tmp_path, results):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("api_key = 12345")
+    named = {**results, "dataset": {**results["dataset"], "name": str(secret)}}
+    write_report([named], tmp_path / "report.html")
+    assert "12345" not in (tmp_path / "report.html").read_text()
 
 
 def test_data_beside_the_results_are_found(tmp_path, dataset):
