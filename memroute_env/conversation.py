@@ -250,7 +250,7 @@ def _explain(error: ValidationError, line: bytes) -> str:
             line.decode("utf-8")
         except UnicodeDecodeError as problem:
             return f"not UTF-8 text (byte {problem.start} of the line); save the file as UTF-8"
-        return f"not valid JSON: {first['ctx']['error']}; one object a line is expected"
+        return f"not valid JSON: {first.get('ctx', {}).get('error')}; one object a line is expected"
     field = ".".join(str(part) for part in first["loc"]).replace(
         "conversation.turns", "conversation"
     )

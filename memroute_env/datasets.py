@@ -43,6 +43,20 @@ _SHIPPED: dict[str, _Shipped] = {
         "train",
         "authored and composed conversations of marketing teams",
     ),
+    "marketing-50": _Shipped(
+        "marketing",
+        {"test": "marketing-50.jsonl"},
+        "test",
+        "fifty authored scenarios in seven domains, written apart from the training data",
+        version="1.0",
+    ),
+    "marketing-300": _Shipped(
+        "marketing",
+        {"test": "marketing-300.jsonl"},
+        "test",
+        "the same shape six times as large, for intervals that tell agents apart",
+        version="1.0",
+    ),
 }
 
 

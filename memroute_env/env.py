@@ -101,7 +101,7 @@ class MemoryRoutingEnv(gym.Env[Any, Any]):
     In a numeric action the empty set means `none`, so no numeric action is malformed.
 
     ## Observation Space
-    `observation="text"` (default): a `ConversationSpace`: a line `USER: …` or `ASSISTANT: …` a turn.
+    `observation="text"` (default): a `ConversationSpace`, `USER: …` and `ASSISTANT: …` lines.
 
     | `observation` | space | meaning |
     |---|---|---|

@@ -91,7 +91,8 @@ class AnswerParser:
         """See the class."""
         if mode not in PARSE_MODES:
             raise ValueError(f"parse mode {mode!r} is not one of {', '.join(PARSE_MODES)}")
-        self.taxonomy, self.mode = taxonomy, mode
+        self.taxonomy = taxonomy
+        self.mode: ParseMode = mode
         self._bits = taxonomy.bits
         self._cache: dict[str, ParsedAnswer] = {}
         self._masks: dict[str, int] = {}  # the well-formed part of the cache, for batches

@@ -231,7 +231,8 @@ class Reward:
         """The breakdown of two masks that are known to be valid."""
         if self._tables is None:
             scores = self._model.score(np.array([predicted]), np.array([gold]))
-            return RewardBreakdown(*(float(column[0]) for column in scores))
+            total, f1, temporal, parity, efficiency = (float(column[0]) for column in scores)
+            return RewardBreakdown(total, f1, temporal, parity, efficiency)
         shared = (predicted & gold).bit_count()
         return self._tables.breakdown[self._rows[predicted] + self._columns[gold] + shared]
 
@@ -484,7 +485,8 @@ class _LazyBreakdowns(list[RewardBreakdown]):
     def __getitem__(self, index: Any) -> Any:
         found = self._made.get(index)
         if found is None:
-            found = RewardBreakdown(*(float(column[index]) for column in self._columns))
+            total, f1, temporal, parity, efficiency = (float(c[index]) for c in self._columns)
+            found = RewardBreakdown(total, f1, temporal, parity, efficiency)
             self._made[index] = found
         return found
 

@@ -135,7 +135,8 @@ class TextBatch(Tuple):
         """Batch n independent copies of `space`, seeded from its random state."""
         rng = deepcopy(space.np_random)
         copies = [deepcopy(space) for _ in range(n)]
-        super().__init__(copies, seed=[int(s) for s in rng.integers(0, 2**31, size=n)])
+        super().__init__(copies)
+        self.seed(tuple(int(s) for s in rng.integers(0, 2**31, size=n)))
 
     def __setstate__(self, state: Any) -> None:
         """Restore from a pickle or copy."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -73,7 +73,7 @@ class MemoryRoutingVectorEnv(VectorEnv[Any, Any, Any]):
         OptionError: If `num_envs` is below 1 or an option has no such value.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]  # gymnasium leaves it mutable
+    metadata: dict[str, Any] = {
         "render_modes": [],
         "autoreset_mode": AutoresetMode.SAME_STEP,
     }

@@ -173,7 +173,7 @@ class OracleAgent:
 
 
 class MajorityAgent:
-    """A vote: every category that more than half of the agents name; ties and silence store nothing."""
+    """A vote: every category that more than half of the agents name; otherwise store nothing."""
 
     version = "1"
 

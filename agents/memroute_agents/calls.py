@@ -160,7 +160,8 @@ class Caller:
     """Makes calls: a bounded number at a time, the transient failures again.
 
     The n-th wait is drawn from [0.5, 1] times `base_s * 2**(n-1)`, at most `cap_s`; a `Retry-After`
-    is obeyed instead, by every call and not only the one that was told.
+    is obeyed instead, by every call and not only the one that was told. After a failure that no
+    call can escape (key, model, quota) no further one is made.
 
     Args:
         model: Where to.
@@ -188,6 +189,7 @@ class Caller:
         self._slots = asyncio.Semaphore(concurrency)
         self._not_before = 0.0
         self._stopped = asyncio.Event()
+        self._fatal: CallFailure | None = None
 
     async def __call__(self, request: ChatRequest) -> tuple[Completion, float]:
         """The answer, and the seconds that the successful try took.
@@ -198,11 +200,15 @@ class Caller:
         for attempt in count(1):
             async with self._slots:
                 await self._pause()
+                if self._fatal is not None:
+                    raise self._fatal
                 started = time.perf_counter()
                 try:
                     completion = await self.model.complete(request)
                 except CallFailure as error:
                     failure = error
+                    if failure.kind in FATAL:
+                        self._fatal = failure
                 else:
                     self.answered += 1
                     self._reached = True

@@ -21,6 +21,7 @@ from memroute_agents.calls import (
     redact,
 )
 from memroute_agents.hosted import HostedAgent, HostedSettings, shots_from
+from memroute_agents.transport import open_client
 from memroute_env.errors import AgentError, MissingDependencyError
 
 __all__ = ["DEFAULT_MODEL", "PRICES", "CohereModel", "open_model"]
@@ -45,19 +46,17 @@ class CohereModel:
     protocol = "cohere-v2-chat"
 
     def __init__(self, key: str, endpoint: str, *, timeout_s: float, concurrency: int) -> None:
-        """Connect to `endpoint` with at most `concurrency` connections.
+        """Connect to `endpoint` for at most `concurrency` calls in flight.
 
         Raises:
             MissingDependencyError: If the SDK is not installed.
         """
         try:
             import cohere
-            import httpx
         except ImportError:
             raise MissingDependencyError("cohere", "cohere") from None
         self.endpoint, self._key = endpoint.rstrip("/"), key
-        limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-        self._http = httpx.AsyncClient(timeout=timeout_s, limits=limits, follow_redirects=True)
+        self._http = open_client(timeout_s, concurrency)
         self._client = cohere.AsyncClientV2(
             api_key=key, base_url=self.endpoint, httpx_client=self._http, timeout=timeout_s
         )

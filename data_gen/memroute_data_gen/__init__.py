@@ -1,0 +1,1 @@
+"""Everything that makes conversations: the authored bank, the composer, the teacher, checks."""

@@ -73,6 +73,22 @@ def _read_recipe(path: Path | None) -> Any:
         raise DataError(f"{path}: not valid TOML: {error}") from None
 
 
+@app.command(epilog="Example: `memroute data build --out-dir memroute_env/data`")
+def build(
+    out_dir: Annotated[Path, typer.Option(help="Folder for the three files.")] = Path(
+        "memroute_env/data"
+    ),
+) -> None:
+    """Rebuild the shipped corpus from the bank (byte for byte, unless the bank changed)."""
+    with fail_cleanly():
+        from memroute_data_gen.corpus import COMPOSED, build_split
+        from memroute_env.conversation import write_examples
+
+        for split in COMPOSED:
+            path = out_dir / f"marketing-{split}.jsonl.gz"
+            print(f"{split:10s} {write_examples(path, build_split(split)):6d}  {path}")
+
+
 @app.command(
     "import",
     epilog="Example: `memroute data import old.jsonl --out new.jsonl --set-aside aside.jsonl`",

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import count
-from pathlib import Path
 
 from memroute_data_gen.authored import load_bank
 from memroute_data_gen.compose import Composer, Recipe
 from memroute_data_gen.splits import normalise
-from memroute_env.conversation import Example, write_examples
+from memroute_env.conversation import Example
 
-__all__ = ["COMPOSED", "build_split", "write_corpus"]
+__all__ = ["COMPOSED", "build_split"]
 
-COMPOSED: Mapping[str, int] = {"train": 8_000, "validation": 400, "test": 400}
+COMPOSED: Mapping[str, int] = {"train": 8_000, "validation": 200, "test": 200}
 """Composed conversations in each split."""
 
 _SEEDS = {"train": 0, "validation": 1, "test": 2}
@@ -59,11 +58,3 @@ def build_split(
         if progress is not None and index % 500 == 0:
             progress(len(examples), total)
     return examples
-
-
-def write_corpus(folder: Path, seed: int = 0, *, suffix: str = ".jsonl") -> dict[str, int]:
-    """Write `train`, `validation` and `test` files; returns how many examples each has."""
-    return {
-        split: write_examples(folder / f"{split}{suffix}", build_split(split, seed))
-        for split in COMPOSED
-    }

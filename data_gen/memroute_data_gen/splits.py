@@ -140,12 +140,11 @@ def assign_splits(
 def _place(identifier: str, shares: Mapping[str, float], seed: int) -> str:
     digest = hashlib.sha256(f"{seed}:{identifier}".encode()).digest()
     position = int.from_bytes(digest[:8], "big") / 2**64
-    name = ""
     for name, share in shares.items():
         position -= share
         if position < 0:
-            break
-    return name
+            return name
+    return list(shares)[-1]  # rounding left a sliver beyond the last share
 
 
 def split_examples(

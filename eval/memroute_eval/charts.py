@@ -8,30 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 from markupsafe import Markup, escape
 
 from memroute_eval.calibration import ReliabilityBin
+from memroute_eval.lines import Line, spread, strokes
 
-__all__ = ["Line", "bar", "line_chart", "reliability_chart", "ticks"]
+__all__ = ["bar", "line_chart", "reliability_chart", "ticks"]
 
 _WIDTH, _HEIGHT = 380, 224
 _TOP, _BOTTOM, _LEFT = 12, 30, 46
 _CHARACTER = 6.1
 """Mean width of a character at the labels' 11 px."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of a chart."""
-
-    label: str
-    xs: Sequence[float]
-    ys: Sequence[float]
-    style: int = 0
-    """Which of the sheet's line styles (`l0`, `l1`, ...)."""
 
 
 def bar(
@@ -56,17 +45,18 @@ def bar(
         parts.append(f'<rect class="fill" width="{x(value)}" height="10"/>')
         if interval is not None:
             low, high = (x(v) for v in interval)
-            parts.append(f'<path class="ci" d="M{low} 5H{high}M{low} 2V8M{high} 2V8"/>')
+            shape = f"M{low} 5H{high}M{low} 2V8M{high} 2V8"
+            parts.append(f'<path class="halo" d="{shape}"/><path class="ci" d="{shape}"/>')
     return Markup("".join(parts) + "</svg>")
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """At most `most` + 1 round numbers (1, 2 or 5 times a power of ten) that lie in [low, high]."""
+    """Up to `most` + 1 round numbers in [low, high]: 1, 2, 2.5 or 5 times a power of ten."""
     if not high > low:
         return [low]
     raw = (high - low) / most
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * (1 - 1e-9))
     first = math.ceil(low / step - 1e-9)
     return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -82,30 +72,16 @@ def _number(value: float) -> str:
 
 
 def _range(lines: Sequence[Line]) -> tuple[float, float]:
-    """The vertical range: shares get [0, 1], anything positive starts at 0 unless that is far."""
+    """The vertical range: from 0 unless that is far below the lines, to 1 where that is near."""
     low = min(min(line.ys) for line in lines)
     high = max(max(line.ys) for line in lines)
-    if low >= 0 and 0.5 < high <= 1:
-        return 0.0, 1.0
-    if 0 <= low < 0.6 * high:
+    if 0 <= low < 0.4 * high:
         low = 0.0
     if high == low:
         low, high = low - 0.5, high + 0.5
-    return low, high + 0.04 * (high - low)
-
-
-def _spread(targets: Sequence[float], gap: float, top: float, bottom: float) -> list[float]:
-    """Positions near `targets` that are at least `gap` apart and, if they fit, in [top, bottom]."""
-    order = sorted(range(len(targets)), key=lambda i: targets[i])
-    placed: dict[int, float] = {}
-    last = top - gap
-    for i in order:
-        last = placed[i] = max(targets[i], last + gap)
-    limit = bottom
-    for i in reversed(order):
-        placed[i] = min(placed[i], limit)
-        limit = placed[i] - gap
-    return [placed[i] for i in range(len(targets))]
+    margin = 0.05 * (high - low)
+    top = 1.0 if high <= 1 < high + 4 * margin else high + margin
+    return (low if low == 0 else low - margin), top
 
 
 def line_chart(title: str, lines: Sequence[Line], x_label: str = "step") -> Markup:
@@ -116,7 +92,7 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str = "step") -> Mark
         lines: At least one, each of at least one point.
         x_label: Unit of the horizontal axis.
     """
-    named = [f"{_number(line.ys[-1])} {_shorten(line.label)}" for line in lines]
+    named = [f"{_number(strokes(line)[-1][1].ys[-1])} {_shorten(line.label)}" for line in lines]
     right = 14 + _CHARACTER * max(len(label) for label in named)
     width, height = _WIDTH - right, _HEIGHT - _BOTTOM
     x_low = min(min(line.xs) for line in lines)
@@ -152,10 +128,14 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str = "step") -> Mark
         f"{escape(x_label)}</text>"
     )
     for line in lines:
-        points = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in zip(line.xs, line.ys, strict=True))
-        parts.append(f'<polyline class="line l{line.style % 8}" points="{points}"/>')
-    ends = _spread([y(line.ys[-1]) for line in lines], 13, _TOP, height - 2)
-    for line, label, at in zip(lines, named, ends, strict=True):
+        for kind, drawn in strokes(line):
+            points = " ".join(
+                f"{x(a):.1f},{y(b):.1f}" for a, b in zip(drawn.xs, drawn.ys, strict=True)
+            )
+            parts.append(f'<polyline class="{kind} l{line.style % 8}" points="{points}"/>')
+    means = [strokes(line)[-1][1] for line in lines]
+    ends = spread([y(line.ys[-1]) for line in means], 13, _TOP, height - 2)
+    for line, label, at in zip(means, named, ends, strict=True):
         parts.append(
             f'<circle class="end l{line.style % 8}" cx="{x(line.xs[-1]):.1f}" '
             f'cy="{y(line.ys[-1]):.1f}" r="2.6"/>'

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
 from memroute_agents.cli import route, train_app
 from memroute_data_gen.cli import app as data_app
-
 from memroute_env.cli import envs
 from memroute_env.cli_support import EXIT_ERROR, fail_cleanly, note, progress_bar
 

@@ -33,9 +33,6 @@ __all__ = [
 METRICS_FILE = "metrics.jsonl"
 """What a run directory calls its log."""
 
-MAX_POINTS = 300
-"""Most points of a series that are drawn; longer ones are averaged in equal bins."""
-
 _STEP_KEYS = ("step", "progress/batch", "iteration", "update", "global_step", "epoch")
 
 
@@ -52,6 +49,7 @@ class Series:
     def label(self) -> str:
         """The key without the prefixes that only a logger needs."""
         key = re.sub(r"^(env/all/|optim/|train/|env/)", "", self.key)
+        key = re.sub(r"^reward[/_](?=f1|temporal|parity|efficiency)", "", key)
         return re.sub(r"^(test|eval|val)[/_]", "held-out ", key.replace("env/all/", ""))
 
 
@@ -60,9 +58,10 @@ class Curve:
     """What one run, or one stage of it, logged."""
 
     name: str
+    """The run's, with ` · stage` where it has several."""
     series: tuple[Series, ...]
     skipped: int = 0
-    """Lines of the log that were not JSON objects."""
+    """Lines of the run's log that were not JSON objects; counted at its first stage."""
 
     def get(self, key: str) -> Series | None:
         """The series of that key."""
@@ -139,11 +138,11 @@ def read_curve(path: Path, name: str | None = None) -> list[Curve]:
 def curves_of(name: str, rows: Sequence[Mapping[str, Any]], skipped: int = 0) -> list[Curve]:
     """Curves of logged rows: every finite number under its key, split by `stage`."""
     stages: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
+    for row in rows or [{}]:
         stages.setdefault(str(row.get("stage", "")), []).append(row)
     return [
-        Curve(label, _series(label, stage_rows), skipped)
-        for stage, stage_rows in stages.items()
+        Curve(label, _series(label, stage_rows), 0 if number else skipped)
+        for number, (stage, stage_rows) in enumerate(stages.items())
         for label in [f"{name} · {stage}" if stage else name]
     ]
 
@@ -200,17 +199,3 @@ def panels_of(curves: Iterable[Curve]) -> tuple[list[tuple[Panel, list[Series]]]
             else:
                 shown[panel.title].append(series)
     return [(panel, shown[panel.title]) for panel in PANELS if shown[panel.title]], rest
-
-
-def thinned(series: Series, most: int = MAX_POINTS) -> Series:
-    """The series with at most `most` points: means over equal runs of consecutive points."""
-    n = len(series.values)
-    if n <= most:
-        return series
-    edges = [round(i * n / most) for i in range(most + 1)]
-    spans = list(zip(edges, edges[1:], strict=False))
-
-    def mean(values: Sequence[float]) -> tuple[float, ...]:
-        return tuple(sum(values[a:b]) / (b - a) for a, b in spans)
-
-    return Series(series.run, series.key, mean(series.steps), mean(series.values))

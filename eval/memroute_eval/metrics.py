@@ -139,7 +139,7 @@ def _popcount(masks: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def bootstrap_counts(n: int, resamples: int, seed: int) -> FloatArray:
-    """How often each of n examples is drawn in each resample: shape (resamples, n), rows sum to n."""
+    """How often each of n examples is drawn: shape (resamples, n), every row sums to n."""
     rng = np.random.Generator(np.random.PCG64([seed, n]))
     return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)
 

@@ -6,7 +6,6 @@ import json
 from os import PathLike
 
 from memroute_agents.agent import RoutingDecision
-
 from memroute_env.conversation import iter_lines
 from memroute_env.datasets import Dataset
 from memroute_env.errors import DataError
@@ -67,7 +66,8 @@ def read_predictions(
     missing = [identifier for identifier in known if identifier not in found]
     if missing and not missing_as_wrong:
         raise DataError(
-            f"{path}: no prediction for {len(missing)} of {len(dataset)} examples: {_few(missing)}; "
+            f"{path}: no prediction for {len(missing)} of {len(dataset)} examples: "
+            f"{_few(missing)}; "
             "add them, or count them as wrong with --missing wrong"
         )
     return [found.get(example.id, RoutingDecision(text="")) for example in dataset]

@@ -30,10 +30,10 @@ PROVENANCE = (
 """What stands beside the rows wherever they are shown."""
 
 TRAINING = (
-    "Its training: 2,001 generated conversations; supervised fine-tuning of Llama-3.1-8B with LoRA "
-    "rank 32 (100 steps, batch 128, loss 5.47 to 0.26, 17 minutes), then reinforcement learning "
-    "with importance sampling (30 iterations of 64 groups x 32 samples, mean reward 0.73 to 0.93, "
-    "3.2 hours)."
+    "How the first row was trained: 2,001 generated conversations; supervised fine-tuning of "
+    "Llama-3.1-8B with LoRA rank 32 (100 steps, batch 128, loss 5.47 to 0.26, 17 minutes), "
+    "then reinforcement learning with importance sampling (30 iterations of 64 groups × 32 "
+    "samples, mean reward 0.73 to 0.93, 3.2 hours)."
 )
 """How the first row came about."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -21,15 +22,14 @@ from memroute_env.datasets import Dataset
 from memroute_env.errors import DataError, MissingDependencyError
 from memroute_env.render import plain
 from memroute_eval.curves import (
-    MAX_POINTS,
     METRICS_FILE,
     Curve,
     curves_of,
     find_curves,
     panels_of,
     read_curve,
-    thinned,
 )
+from memroute_eval.lines import Line
 from memroute_eval.metrics import METRICS
 from memroute_eval.published import PROVENANCE, PUBLISHED, TRAINING
 from memroute_eval.report_scenarios import VERDICTS, find_examples, scenarios_of
@@ -52,8 +52,9 @@ from memroute_eval.targets import TARGETS
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
-__all__ = ["ReportInput", "gather", "render_report", "write_report"]
+__all__ = ["ReportInput", "gather", "render_report", "write_page", "write_report"]
 
 Source = Mapping[str, Any] | str | PathLike[str]
 """Results as `evaluate` returns them, a results file, a `metrics.jsonl`, or a run directory."""
@@ -136,7 +137,14 @@ def write_report(
         DataError: If a source cannot be read, or results are of different data.
         MissingDependencyError: If jinja2 is not installed.
     """
-    page = render_report(gather(sources, curves), data)
+    write_page(gather(sources, curves), out, data)
+
+
+def write_page(
+    given: ReportInput, out: Path, data: Dataset | str | PathLike[str] | None = None
+) -> None:
+    """`write_report` for sources that have been read."""
+    page = render_report(given, data)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     # JSON can carry lone surrogates, which UTF-8 cannot.
@@ -189,6 +197,7 @@ def _environment() -> Environment:
     environment.globals |= {
         "bar": bar,
         "reliability": reliability_chart,
+        "breakable": _breakable,
         "count_text": _count_text,
         "ms": _milliseconds,
         "rate": _rate,
@@ -196,7 +205,6 @@ def _environment() -> Environment:
         "metrics": METRICS,
         "verdicts": VERDICTS,
         "targets": TARGETS,
-        "max_points": MAX_POINTS,
     }
     return environment
 
@@ -210,6 +218,8 @@ def _measured(
     results: dict[str, Any], folders: Sequence[Path], data: Dataset | str | PathLike[str] | None
 ) -> dict[str, Any]:
     """Everything that rests on results."""
+    # Names are what the filters compare, so they are cleaned before the page is.
+    results = {**results, "agents": {plain(name): a for name, a in results["agents"].items()}}
     taxonomy = taxonomy_of(results)
     agents = agent_views(results)
     categories = category_views(taxonomy)
@@ -225,7 +235,7 @@ def _measured(
         "verdict": verdict_of(results, agents, results.get("seed", 0)),
         "groups": groups,
         "categories": categories,
-        "swaps": swap_rows([a for a in agents if not a.reference]),
+        "swaps": swap_rows(agents),
         "confusions": [(a, *confusion_rows(a.confusion, categories)) for a in agents],
         "scenarios": scenarios,
         "no_text": no_text,
@@ -235,22 +245,21 @@ def _measured(
 
 
 def _learnt(curves: Sequence[Curve]) -> dict[str, Any]:
-    """Training curves as charts, one panel a figure and run; several runs share the loss's."""
-    from memroute_eval.charts import Line, line_chart
+    """Training curves as charts: one for each panel and run."""
+    from memroute_eval.charts import line_chart
 
     panels, rest = panels_of(curves)
     charts = []
     for panel, series in panels:
         for run in dict.fromkeys(s.run for s in series):
             lines = [
-                Line(s.label, thin.steps, thin.values, i)
+                Line(s.label, s.steps, s.values, i)
                 for i, s in enumerate(s for s in series if s.run == run)
-                for thin in [thinned(s)]
             ]
             charts.append((panel.title, panel.better, run, line_chart(panel.title, lines)))
     notes = [
-        f"{curve.name}: {curve.skipped} line{'s' if curve.skipped > 1 else ''} of the log could "
-        "not be read and were passed over."
+        f"{curve.name.partition(' · ')[0]}: lines of the log that could not be read, and were "
+        f"passed over: {curve.skipped}"
         for curve in curves
         if curve.skipped
     ]
@@ -273,6 +282,14 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
         (measured, "scenarios", "Scenarios"),
     ]
     return [(anchor, label) for present, anchor, label in sections if present]
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may break after its punctuation rather than anywhere."""
+    from markupsafe import Markup, escape
+
+    pieces = re.split(r"(?<=[:/._+-])", name)
+    return Markup("<wbr>").join(escape(piece) for piece in pieces)
 
 
 def _count_text(count: float) -> str:

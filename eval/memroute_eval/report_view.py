@@ -23,6 +23,7 @@ __all__ = [
     "category_views",
     "confusion_rows",
     "group_tables",
+    "is_reference",
     "swap_rows",
     "verdict_of",
 ]
@@ -119,7 +120,7 @@ def agent_views(results: Mapping[str, Any]) -> list[AgentView]:
     taxonomy = taxonomy_of(results)
     names = sorted(
         results["agents"],
-        key=lambda name: (_is_reference(name), -results["agents"][name]["reward"], name),
+        key=lambda name: (is_reference(name), -results["agents"][name]["reward"], name),
     )
     views = []
     for index, name in enumerate(names):
@@ -129,7 +130,7 @@ def agent_views(results: Mapping[str, Any]) -> list[AgentView]:
             AgentView(
                 name,
                 index,
-                _is_reference(name),
+                is_reference(name),
                 agent,
                 confusion_of(outcomes_from_rows(rows, taxonomy)),
                 calibration_of(rows),
@@ -139,7 +140,8 @@ def agent_views(results: Mapping[str, Any]) -> list[AgentView]:
     return views
 
 
-def _is_reference(name: str) -> bool:
+def is_reference(name: str) -> bool:
+    """Whether an agent of that name knows the answers."""
     return name.partition(" ")[0] in REFERENCE_AGENTS
 
 
@@ -234,17 +236,10 @@ def _shade(count: float, whole: float) -> int:
     return 0 if count < 0.05 or whole <= 0 else max(1, round(10 * (count / whole) ** 0.5))
 
 
-def swap_rows(agents: Sequence[AgentView], most: int = 6) -> list[tuple[Swap, list[float]]]:
-    """The swaps that the contestants make most, each with every agent's count."""
-    best: dict[tuple[str, str], Swap] = {}
-    for agent in agents:
-        for swap in agent.confusion.top_swaps(most):
-            key = swap.gold, swap.answered
-            if key not in best or best[key].mass < swap.mass:
-                best[key] = swap
-    chosen = sorted(best.values(), key=lambda swap: -swap.mass)[:most]
+def swap_rows(agents: Sequence[AgentView], most: int = 8) -> list[tuple[Swap, list[float]]]:
+    """The swaps that the first agent makes most, each with every agent's count."""
     table = []
-    for swap in chosen:
+    for swap in agents[0].confusion.top_swaps(most):
         counts = [
             float(
                 agent.confusion.swapped[

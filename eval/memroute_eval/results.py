@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from memroute_env.errors import DataError, MemrouteError
 from memroute_env.taxonomy import Category, Horizon, Taxonomy, load_taxonomy
 from memroute_eval.evaluate import FORMAT
-from memroute_eval.metrics import Outcomes
+from memroute_eval.metrics import METRICS, Outcomes
 
 __all__ = [
     "RESULTS_FILE",
@@ -50,19 +51,24 @@ _ANSWER_FIELDS = (
 """What every row has unless its call failed."""
 
 _Number = Annotated[float, Field(allow_inf_nan=False)]
+_Interval = Annotated[list[_Number], Field(min_length=2, max_length=2)]
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
-class _Usage(BaseModel):
+class _Model(BaseModel):
+    """Strict, since the data are used as they are: a figure that is a string is an error."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Usage(_Model):
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: _Number | None = None
 
 
-class _Row(BaseModel):
+class _Row(_Model):
     """One example; a failed call has `error` and no answer."""
-
-    model_config = ConfigDict(extra="allow")
 
     id: str = Field(min_length=1)
     gold: list[str] = Field(min_length=1)
@@ -83,19 +89,23 @@ class _Row(BaseModel):
     usage: _Usage | None = None
 
 
-class _Summary(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
+class _Summary(_Model):
     n: int = Field(ge=1)
     reward: _Number
     avg_f1: _Number
     exact_match: _Number
-    ci95: dict[str, tuple[_Number, _Number] | None]
+    ci95: dict[str, _Interval | None]
 
 
 class _Agent(_Summary):
     version: str = ""
     n_failed: int = 0
+    latency_p50_ms: _Number | None = None
+    latency_p95_ms: _Number | None = None
+    decisions_per_second: _Number | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_usd_per_1000: _Number | None = None
     by_difficulty: dict[str, _Summary]
     by_domain: dict[str, _Summary]
     by_gold_size: dict[str, _Summary]
@@ -103,9 +113,7 @@ class _Agent(_Summary):
     examples: list[_Row] = Field(min_length=1)
 
 
-class _Dataset(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
+class _Dataset(_Model):
     name: str
     split: str = ""
     sha256: str
@@ -114,9 +122,7 @@ class _Dataset(BaseModel):
     version: str = ""
 
 
-class _Results(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
+class _Results(_Model):
     format: int
     dataset: _Dataset
     parse: str = "strict"
@@ -182,8 +188,21 @@ def check_results(data: Any, source: str = "results") -> dict[str, Any]:
         ) from None
     taxonomy = taxonomy_of(data, source)
     for name, agent in data["agents"].items():
+        _check_metrics(agent, f"{source}: agents.{name}")
         _check_rows(agent["examples"], taxonomy, f"{source}: agents.{name}.examples")
     return data
+
+
+def _check_metrics(agent: Mapping[str, Any], where: str) -> None:
+    """Every metric, overall and by group, is a finite number or None, or absent."""
+    groups = [(where, agent)]
+    for group in ("by_difficulty", "by_domain", "by_gold_size"):
+        groups += [(f"{where}.{group}.{key}", part) for key, part in agent[group].items()]
+    for label, summary in groups:
+        for metric in METRICS:
+            value = summary.get(metric)
+            if value is not None and not (isinstance(value, int | float) and isfinite(value)):
+                raise DataError(f"{label}: field {metric!r}: a finite number is needed")
 
 
 def _check_rows(rows: Sequence[Mapping[str, Any]], taxonomy: Taxonomy, where: str) -> None:

@@ -8,19 +8,19 @@ from memroute_env.render import plain
 
 __all__ = ["print_results"]
 
-_COLUMNS = (
-    ("F1", "avg_f1", 3),
-    ("exact", "exact_match", 3),
-    ("any", "any_match", 3),
+_ROWS = (
+    ("average F1", "avg_f1", 3),
+    ("exact match", "exact_match", 3),
+    ("any match", "any_match", 3),
     ("macro F1", "macro_f1", 3),
-    ("none P", "none_precision", 2),
-    ("none R", "none_recall", 2),
-    ("false store", "false_store_rate", 2),
-    ("temporal", "temporal_accuracy", 2),
-    ("scope", "scope_accuracy", 2),
-    ("cats", "avg_categories", 2),
+    ("none precision", "none_precision", 3),
+    ("none recall", "none_recall", 3),
+    ("false store", "false_store_rate", 3),
+    ("temporal acc.", "temporal_accuracy", 3),
+    ("scope acc.", "scope_accuracy", 3),
+    ("categories", "avg_categories", 2),
     ("reward", "reward", 3),
-    ("malformed", "malformed_rate", 2),
+    ("malformed", "malformed_rate", 3),
 )
 _WITH_INTERVAL = ("avg_f1", "exact_match", "reward")
 
@@ -32,7 +32,7 @@ def _cell(result: dict[str, Any], metric: str, digits: int) -> str:
     text = f"{value:.{digits}f}"
     interval = (result.get("ci95") or {}).get(metric)
     if metric in _WITH_INTERVAL and interval:
-        text += f"\n{interval[0]:.2f}–{interval[1]:.2f}"
+        text += f" [{interval[0]:.2f}–{interval[1]:.2f}]".replace("[", "\\[")
     return text
 
 
@@ -46,24 +46,29 @@ def print_results(results: dict[str, Any]) -> None:
     console = Console()
     dataset = results["dataset"]
     split = f":{dataset['split']}" if dataset.get("split") else ""
-    table = Table(
-        title=f"{plain(dataset['name'])}{split}, {dataset['n']} conversations, "
+    console.print(
+        f"{plain(dataset['name'])}{split}, {dataset['n']} conversations, "
         f"sha256 {dataset['sha256'][:12]}, {results['parse']} parsing",
-        title_justify="left",
+        highlight=False,
     )
-    table.add_column("agent", no_wrap=True)
-    for heading, _, _ in _COLUMNS:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, result in results["agents"].items():
-        label = plain(name)
-        if result["n_failed"]:
-            label += f"\n[red]{result['n_failed']} calls failed[/red]"
-        table.add_row(label, *(_cell(result, metric, digits) for _, metric, digits in _COLUMNS))
-    console.print(table)
-    console.print("Below the value: its 95% bootstrap interval.", style="dim")
+    agents = results["agents"]
+    for names in _blocks(list(agents), max(1, (console.width - 16) // 15)):
+        table = Table(show_lines=False, pad_edge=False)
+        table.add_column("metric", no_wrap=True)
+        for name in names:
+            table.add_column(plain(name), justify="right")
+        for heading, metric, digits in _ROWS:
+            table.add_row(heading, *(_cell(agents[name], metric, digits) for name in names))
+        if any(agents[name]["n_failed"] for name in names):
+            table.add_row(
+                "[red]failed calls[/red]", *(str(agents[name]["n_failed"]) for name in names)
+            )
+        console.print(table)
+    console.print("In brackets: the 95% bootstrap interval.", style="dim")
     block = Table(
-        title="Published elsewhere, on another benchmark of 50 scenarios: not comparable line by line",
+        title="Published elsewhere, measured on another benchmark (50 scenarios)",
         title_justify="left",
+        pad_edge=False,
     )
     block.add_column("agent")
     for heading in ("F1", "exact", "any"):
@@ -73,3 +78,8 @@ def print_results(results: dict[str, Any]) -> None:
             row.agent, f"{row.avg_f1:.3f}", f"{row.exact_match:.2f}", f"{row.any_match:.2f}"
         )
     console.print(block)
+
+
+def _blocks(names: list[str], width: int) -> list[list[str]]:
+    """Agents in blocks that fit beside each other."""
+    return [names[i : i + width] for i in range(0, len(names), width)]

@@ -117,7 +117,8 @@ def test_holds_for_other_weights(
 ) -> None:
     taxonomy, (predicted, gold) = drawn
     weights = [w / sum(raw) for w in raw]
-    config = RewardConfig(*weights, malformed=malformed)
+    names = ("f1_weight", "temporal_weight", "parity_weight", "efficiency_weight")
+    config = RewardConfig(**dict(zip(names, weights, strict=True)), malformed=malformed)
     reward = Reward(taxonomy, config)
     one = reward.score(predicted, gold)
     assert 0 <= one.total <= 1

@@ -65,8 +65,6 @@ class Server:
         port: 0 takes a free one.
     """
 
-    error_key = "message"
-
     def __init__(
         self,
         *,
@@ -100,6 +98,10 @@ class Server:
 
     def handle(self, request: Request) -> Response:
         raise NotImplementedError
+
+    def error_body(self, message: str) -> Any:
+        """An error as this protocol words it."""
+        return {"message": message}
 
     def charge(self, path: str) -> bool:
         """Whether faults and latency apply to this path."""
@@ -193,31 +195,34 @@ class Server:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            if self.latency_s:
-                await asyncio.sleep(self.latency_s)
+            due = self._loop.time() + self.latency_s
+            response = self._respond(request, fault)
+            await asyncio.sleep(max(0.0, due - self._loop.time()))
             self.outcomes[fault or "answered"] += 1
             if fault == "timeout":
                 await reader.read()  # until the caller gives up
                 return False
-            if fault in ("429", "500", "503"):
-                response = Response.of({self.error_key: f"injected {fault}"}, int(fault))
-                if fault == "429":
-                    response.headers["retry-after"] = self.retry_after
-                return await self._send(writer, response)
-            if fault == "malformed":
-                broken = Response(200, b'{"id": "x", "mess', {"content-type": "application/json"})
-                return await self._send(writer, broken)
-            if fault == "foreign":
-                return await self._send(writer, Response.of({"hello": "world"}))
-            request.fault = fault if fault in ANSWER_FAULTS else ""
-            response = self.handle(request)
-            if fault == "cut":
-                return await self._send(writer, response, cut=True)
-            if response.paid:
+            cut = fault == "cut"
+            if response.paid and not cut:
                 self.paid[request.digest] += 1
-            return await self._send(writer, response)
+            return await self._send(writer, response, cut=cut)
         finally:
             self.in_flight -= 1
+
+    def _respond(self, request: Request, fault: str) -> Response:
+        if fault in ("429", "500", "503"):
+            response = Response.of(self.error_body(f"injected {fault}"), int(fault))
+            if fault == "429":
+                response.headers["retry-after"] = self.retry_after
+            return response
+        if fault == "malformed":
+            return Response(200, b'{"id": "x", "mess', {"content-type": "application/json"})
+        if fault == "foreign":
+            return Response.of({"hello": "world"})
+        if fault == "timeout":
+            return Response()
+        request.fault = fault if fault in ANSWER_FAULTS else ""
+        return self.handle(request)
 
     async def _send(
         self, writer: asyncio.StreamWriter, response: Response, *, cut: bool = False

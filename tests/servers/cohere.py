@@ -27,15 +27,15 @@ _PARAMETERS = {
 _SYLLABLES = "ba ce di fo gu ha je ki lo mu na pe ri so tu va we xi yo zu".split()
 _STOCK = "we are still waiting for the printers to send the corrected proofs back to the office"
 
-Answers = Callable[[dict[str, Any]], str]
+Answers = Callable[[dict[str, Any]], str | Response]
 
 
 class CohereServer(Server):
     """`POST /v2/chat`.
 
     Args:
-        answers: Text for a request without a schema; the default labels a teacher's conversation
-            as it was labelled when it was written.
+        answers: Text, or a whole response, for a request without a schema; the default labels a
+            teacher's conversation as it was labelled when it was written.
         stock_share: Share of conversations that repeat a stock text.
         dissent_share: Share of default answers that disagree with the labels.
         models: Known models.
@@ -89,6 +89,8 @@ class CohereServer(Server):
                 404,
             )
         text = self._text(call, request.fault)
+        if isinstance(text, Response):
+            return text
         given = sum(len(message["content"]) for message in call["messages"]) // 4
         units = {"input_tokens": given, "output_tokens": len(text) // 4}
         return Response.of(
@@ -101,7 +103,7 @@ class CohereServer(Server):
             paid=True,
         )
 
-    def _text(self, call: dict[str, Any], fault: str) -> str:
+    def _text(self, call: dict[str, Any], fault: str) -> str | Response:
         if fault == "refusal":
             return "I'm sorry, but I can't help with that."
         if fault == "not_json":

@@ -79,6 +79,8 @@ class Features(NamedTuple):
     """(Su,): the turn of each row; -1 for the empty row of a conversation without user turns."""
     assistant: sparse.csr_matrix
     """(N, 2**bits) float32: all of the assistant's turns together."""
+    size: int
+    """N."""
 
 
 def sentences_of(text: str) -> list[str]:
@@ -155,6 +157,7 @@ def extract(conversations: Sequence[Conversation], config: FeatureConfig) -> Fea
         np.array(owners, np.int64),
         np.array(turns, np.int64),
         count_ngrams(spoken, config, rows=np.array(speakers, np.int64), size=len(conversations)),
+        len(conversations),
     )
 
 

@@ -79,7 +79,8 @@ class CrossEntropy:
             target += self.smoothing * paid / paid.sum(axis=1, keepdims=True)
         value = -(weights * target * np.log(p + 1e-12)).sum()
         expected = (p * self.payoff_KK[:, gold].T).sum(axis=1).mean()
-        return Loss(float(value), weights * (p - target), float(expected), _entropy(p), 0.0)
+        gradient = (weights * (p - target)).astype(np.float32)
+        return Loss(float(value), gradient, float(expected), _entropy(p), 0.0)
 
 
 @dataclass

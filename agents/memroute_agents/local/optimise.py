@@ -36,6 +36,8 @@ class Schedule:
     """L2 weight decay, applied with every step."""
     warm_up: int = 50
     """Steps until the peak."""
+    dropout: float = 0.0
+    """Share of n-gram occurrences that a step does not see: no single phrase may carry a label."""
     evidence_weight: float = 0.0
     """How much the authored evidence teaches the sentences' attention, where there is some."""
 
@@ -78,6 +80,7 @@ class Optimiser:
             p.linear.shape[0], p.assistant.shape[1], p.size_bias.shape[0]
         )
         self.epoch = 0
+        self._steps = 0
 
     @property
     def steps_per_epoch(self) -> int:
@@ -107,13 +110,13 @@ class Optimiser:
     def step(self, objective: Objective, chosen: IntArray) -> Loss:
         """One step on some conversations; the number of steps so far sets its size."""
         batch = self.data.take(chosen)
+        if self.schedule.dropout:
+            batch = self._thinned(batch)
         forward = self.policy.forward(batch)
         loss = objective(chosen, forward.logits)
         attention = None
         if self.evidence is not None:
-            rows = np.concatenate(
-                [np.arange(self.data.starts[i], self.data.starts[i + 1]) for i in chosen]
-            )
+            rows = self.data.rows_of(chosen)
             attention = self.schedule.evidence_weight * _evidence_gradient(
                 forward.attention, self.evidence[rows], batch.starts
             )
@@ -121,9 +124,17 @@ class Optimiser:
         self._apply(gradient)
         return loss
 
+    def _thinned(self, batch: Encoded) -> Encoded:
+        """The batch without a random share of its n-grams, the others scaled up to match."""
+        rng = np.random.default_rng([self.seed, 7, self._steps])
+        keep = 1 - self.schedule.dropout
+        for matrix in (batch.user, batch.assistant):
+            matrix.data = matrix.data * (rng.random(len(matrix.data), np.float32) < keep) / keep
+        return batch
+
     def _apply(self, gradient: Parameters) -> None:
         s = self.schedule
-        done = getattr(self, "_steps", self.epoch * self.steps_per_epoch)
+        done = self._steps
         self._steps = done + 1
         progress = min(1.0, done / max(1, s.epochs * self.steps_per_epoch))
         rate = (

@@ -55,16 +55,17 @@ class Encoded(NamedTuple):
         """N."""
         return len(self.starts) - 1
 
-    @property
-    def owner(self) -> IntArray:
-        """(S,): the conversation of each row."""
-        return np.repeat(np.arange(self.size), np.diff(self.starts))
+    def rows_of(self, chosen: IntArray) -> IntArray:
+        """The rows of some conversations, one after another."""
+        lengths = self.starts[chosen + 1] - self.starts[chosen]
+        ahead = np.cumsum(lengths) - lengths
+        return np.arange(lengths.sum()) + np.repeat(self.starts[chosen] - ahead, lengths)
 
     def take(self, chosen: IntArray) -> Encoded:
         """The same for some conversations, in the given order."""
         lengths = self.starts[chosen + 1] - self.starts[chosen]
         starts = np.concatenate([[0], np.cumsum(lengths)])
-        rows = np.arange(starts[-1]) + np.repeat(self.starts[chosen] - starts[:-1], lengths)
+        rows = self.rows_of(chosen)
         return Encoded(
             self.user[rows],
             starts,
@@ -88,7 +89,7 @@ class Encoder:
     @classmethod
     def fit(cls, features: Features, config: FeatureConfig, min_count: int = 2) -> Encoder:
         """Keep the buckets that occur in at least `min_count` of N conversations."""
-        n = features.assistant.shape[0]
+        n = features.size
         present = np.zeros(1 << config.bits, np.int64)
         starts = np.searchsorted(features.user_conversation, np.arange(n + 1))
         indptr, indices = features.user.indptr, features.user.indices
@@ -110,7 +111,7 @@ class Encoder:
         lookup = self._lookup
         user = _restrict(features.user, lookup, self.idf)
         assistant = _restrict(features.assistant, lookup, self.idf)
-        n = features.assistant.shape[0]
+        n = features.size
         starts = np.searchsorted(features.user_conversation, np.arange(n + 1))
         squared = _row_sums(user, self.idf)
         whole = np.add.reduceat(squared, starts[:-1]) if len(squared) else np.zeros(n)
@@ -144,7 +145,8 @@ def _restrict(
     indptr = np.concatenate([[0], np.cumsum(kept)])[counts.indptr]
     columns = columns[kept]
     return sparse.csr_matrix(
-        (counts.data[kept] * idf[columns], columns, indptr), shape=(counts.shape[0], len(idf))
+        (counts.data[kept] * idf[columns], columns, indptr),
+        shape=(len(counts.indptr) - 1, len(idf)),
     )
 
 
@@ -154,7 +156,7 @@ def _row_sums(weighted: sparse.csr_matrix, idf: FloatArray) -> FloatArray:
     return (summed[weighted.indptr[1:]] - summed[weighted.indptr[:-1]]).astype(np.float32)
 
 
-def _inverse_root(values: FloatArray) -> FloatArray:
+def _inverse_root(values: npt.NDArray[np.floating]) -> FloatArray:
     return (1 / np.sqrt(np.where(values > 1e-6, values, np.inf))).astype(np.float32)
 
 
@@ -251,7 +253,11 @@ class LocalPolicy:
         pooled = self.pooling * (np.log(total) + highest)
         scores = whole + pooled + batch.assistant @ p.assistant + p.bias
         logits = scores @ self.family.indicator_KC.T + p.size_bias @ self.family.sizes_KZ.T
-        return Forward(scores, logits.astype(np.float32), attention)
+        return Forward(
+            scores.astype(np.float32),
+            logits.astype(np.float32),
+            attention.astype(np.float32),
+        )
 
     def gradient(
         self,

@@ -38,7 +38,8 @@ class LocalAgent:
         """See the class."""
         if objective not in OBJECTIVES:
             raise AgentError(f"objective {objective!r} is not one of {', '.join(OBJECTIVES)}")
-        self.policy, self.objective = policy, objective
+        self.policy = policy
+        self.objective: Objective = objective
         digest = hashlib.sha256(policy.parameters.linear.tobytes()).hexdigest()[:12]
         self.version = f"local-{digest}"
 

@@ -184,6 +184,7 @@ class _Run:
             self._scratch()
         else:
             self._supervised()
+            self._calibrate()
             if config.estimator != "none":
                 self._policy_gradient()
         self._calibrate()

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from memroute_agents.calls import Price
-from memroute_agents.cohere import DEFAULT_MODEL, PRICES, open_model
 from rich.console import Console
 
+from memroute_agents.calls import Price
+from memroute_agents.cohere import DEFAULT_MODEL, PRICES, open_model
 from memroute_data_gen.teacher.display import live, show_estimate, summary
 from memroute_data_gen.teacher.estimate import estimate
 from memroute_data_gen.teacher.files import Lock
@@ -127,9 +127,9 @@ async def _teach(
             await run.run()
         finally:
             await model.close()
-            console.print(
-                summary(run.ledger, run.caller.retries, prices), highlight=False, markup=False
-            )
+            if run.ledger.spent["calls"]:
+                said = summary(run.ledger, run.caller.retries, prices)
+                console.print(said, highlight=False, markup=False, soft_wrap=True)
 
 
 def _stop(run: TeacherRun, loop: asyncio.AbstractEventLoop, number: int) -> None:

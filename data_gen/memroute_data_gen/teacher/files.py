@@ -39,11 +39,11 @@ class AppendFile:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._stream: BinaryIO = path.open("ab+", buffering=0)
-            self._size = _whole_lines(self._stream)
-            self._stream.truncate(self._size)
-            _sync_folder(path.parent)
         except OSError as error:
             raise DataError(f"{path}: cannot be opened ({error.strerror}); check it") from None
+        self._size = _whole_lines(self._stream)
+        self._stream.truncate(self._size)
+        _sync_folder(path.parent)
 
     def read(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield (line number, object) of what the file held.
@@ -108,6 +108,10 @@ class AppendFile:
         """Write what is pending and close the file."""
         if self._flush is not None:
             await self._flush
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close the file of which nothing is pending."""
         self._stream.close()
 
 

@@ -13,12 +13,12 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from memroute_agents.calls import Completion, Price
-
 from memroute_data_gen.teacher.answers import FORMAL, Rejected, RejectReason
 from memroute_data_gen.teacher.errors import TeacherError
 from memroute_data_gen.teacher.files import AppendFile
@@ -89,13 +89,15 @@ class Ledger:
         self.spent: Counter[str] = Counter()
         """`calls`, `input_tokens` and `output_tokens` over all runs, by `model` too."""
         self._answers: dict[tuple[int, int, str], Completion] = {}
-        self._examples = AppendFile(out)
-        self._rejected = AppendFile(rejected_path(out))
-        self._journal = AppendFile(journal_path(out))
         self._new = True
-        self._read_examples()
-        self._read_rejected()
-        self._read_journal()
+        with ExitStack() as opened:
+            self._examples = _open(out, opened)
+            self._rejected = _open(rejected_path(out), opened)
+            self._journal = _open(journal_path(out), opened)
+            self._read_examples()
+            self._read_rejected()
+            self._read_journal()
+            opened.pop_all()
 
     def _read_examples(self) -> None:
         pattern = re.compile(rf"teacher-{self.key.seed}-(\d+)")
@@ -153,12 +155,13 @@ class Ledger:
                     f"give the same {name}, or another --out"
                 )
 
-    async def begin(self) -> None:
-        """Write down which plan the files belong to, if they are new."""
+    async def _append(self, file: AppendFile, record: dict[str, Any]) -> None:
+        """Write a line; before the first one, which plan the files belong to."""
         if self._new:
+            self._new = False
             plan = {"plan": {"format": FORMAT, **vars(self.key)}}
             await self._journal.append(json.dumps(plan))
-            self._new = False
+        await file.append(json.dumps(record, ensure_ascii=False))
 
     def _count(self, completion: Completion, model: str) -> None:
         self.spent["calls"] += 1
@@ -195,7 +198,7 @@ class Ledger:
             "model": model,
             "answer": vars(completion),
         }
-        await self._journal.append(json.dumps(record, ensure_ascii=False))
+        await self._append(self._journal, record)
 
     async def accept(self, index: int, example: Example) -> None:
         """Deliver an example."""
@@ -224,13 +227,19 @@ class Ledger:
         }
         self.rejections[problem.reason] += 1
         self.progress[index] = at.after(stage, problem.reason)
-        await self._rejected.append(json.dumps(record, ensure_ascii=False))
+        await self._append(self._rejected, record)
         return self.progress[index]
 
     async def close(self) -> None:
         """Close the files."""
         for file in (self._examples, self._rejected, self._journal):
             await file.close()
+
+
+def _open(path: Path, opened: ExitStack) -> AppendFile:
+    file = AppendFile(path)
+    opened.callback(file.abandon)
+    return file
 
 
 def rejected_path(out: Path) -> Path:

@@ -16,7 +16,6 @@ from memroute_agents.calls import (
     Completion,
     FailureKind,
 )
-
 from memroute_data_gen.teacher.answers import (
     Rejected,
     RejectReason,
@@ -122,7 +121,6 @@ class TeacherRun:
             TeacherError: If it is not: the key or model is refused, the endpoint fails for good,
                 the run was stopped, or items used up their draws. Files are whole in every case.
         """
-        await self.ledger.begin()
         queue = deque(self.missing)
         workers = [
             asyncio.create_task(self._work(queue))

@@ -10,7 +10,8 @@
   const setTheme = (theme) => {
     if (theme === "auto") root.removeAttribute("data-theme");
     else root.setAttribute("data-theme", theme);
-    button.textContent = `Theme: ${theme}`;
+    button.textContent = `◐ ${theme}`;
+    button.setAttribute("aria-label", `Theme: ${theme}`);
     remember("memroute-theme", theme);
   };
   button.hidden = false;
@@ -164,7 +165,8 @@
   };
   const read = () => {
     const next = { ...state };
-    for (const key of fields) next[key] = form.elements[key].value.trim();
+    for (const key of fields) next[key] = form.elements[key].value;
+    next.q = next.q.trim();
     return next;
   };
   form.addEventListener("submit", (event) => event.preventDefault());

@@ -1,0 +1,78 @@
+"""The local policy: features against scikit-learn's, routing latency and throughput, size."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from bench.harness import Row, rate, seconds
+from memroute_agents.local.checkpoint import load_policy, save_policy
+from memroute_agents.local.features import FeatureConfig, extract, sentences_of
+from memroute_agents.local.router import LocalAgent, default_policy
+from memroute_data_gen.compose import Composer
+from memroute_env import load_dataset
+
+
+def rows() -> list[Row]:
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    conversations = [e.conversation for e in load_dataset("marketing-300")]
+    config = FeatureConfig()
+    characters = HashingVectorizer(analyzer="char", ngram_range=(3, 5))
+    words = HashingVectorizer(ngram_range=(1, 2))
+
+    def library() -> None:
+        for conversation in conversations[:64]:
+            parts = [s for turn in conversation.turns for s in sentences_of(turn.content)]
+            characters.transform(parts)
+            words.transform(parts)
+
+    library_rate = rate(library, 64)
+    ours = rate(lambda: extract(conversations[:64], config), 64)
+    single = iter(range(10**9))
+    one = 1 / seconds(lambda: extract([conversations[next(single) % 300]], config))
+    result = [
+        Row(
+            "n-grams of sentences, scikit-learn's HashingVectorizer",
+            f"{library_rate:,.0f} conversations a second",
+            1.0,
+        ),
+        Row("the same, ours, in batches of 64", f"{ours:,.0f} a second", ours / library_rate, "10"),
+        Row("the same, ours, one at a time", f"{one:,.0f} a second", one / library_rate),
+    ]
+    policy = default_policy()
+    agent = LocalAgent(policy)
+    agent.route(conversations[:1])
+    latencies = []
+    for conversation in conversations * 3:
+        started = time.perf_counter()
+        agent.route([conversation])
+        latencies.append(time.perf_counter() - started)
+    p50, p95 = np.percentile(latencies, [50, 95]) * 1e3
+    result.append(
+        Row("routing one at a time", f"p50 {p50:.2f} ms, p95 {p95:.2f} ms", None, "1 ms, 2 ms")
+    )
+    throughput = rate(lambda: agent.route(conversations), len(conversations))
+    result.append(Row("routing in a batch of 300", f"{throughput:,.0f} a second", None, "3,000"))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "policy.npz"
+        save_policy(policy, path)
+        loading = seconds(lambda: load_policy(path), repeats=5)
+        size = path.stat().st_size / 1e6
+    result.append(
+        Row("checkpoint", f"{size:.1f} MB, loads in {loading * 1e3:.0f} ms", None, "10 MB, 100 ms")
+    )
+    composer = Composer(0)
+    numbers = iter(range(10**9))
+    result.append(
+        Row(
+            "composer, one core",
+            f"{rate(lambda: composer(next(numbers)), 1):,.0f} conversations a second",
+            None,
+            "5,000",
+        )
+    )
+    return result

@@ -1,0 +1,116 @@
+"""A quality report in the terminal and as a page."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+from memroute_data_gen.quality import QualityReport
+from memroute_env.render import plain
+
+__all__ = ["print_report", "write_page"]
+
+_SHOWN = 10
+
+
+def print_report(report: QualityReport, source: str) -> None:
+    """Gates first, then what was measured."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    gates = Table(title=f"{plain(source)}: {report.n} conversations", title_justify="left")
+    for heading in ("gate", "wanted", "found", ""):
+        gates.add_column(heading)
+    for gate in report.gates:
+        mark = "[green]pass[/green]" if gate.passed else "[bold red]FAIL[/bold red]"
+        gates.add_row(gate.name, gate.wanted, plain(gate.found).replace("[", r"\["), mark)
+    console.print(gates)
+    for name, counts in report.distributions.items():
+        shares = "  ".join(f"{key.strip()} {count}" for key, count in counts.items())
+        console.print(f"[bold]{name}[/bold]  {plain(shares)}")
+    for line in _findings(report):
+        console.print(plain(line), markup=False)
+
+
+def _findings(report: QualityReport) -> list[str]:
+    lines = [
+        f"near duplicates within: {len(report.near_duplicates)}"
+        + _few([f"{a} ~ {b} ({s:.2f})" for a, b, s in report.near_duplicates]),
+        f"near duplicates across: {len(report.across)}"
+        + _few([f"{a} ~ {b} ({s:.2f})" for a, b, s in report.across]),
+        f"likely secrets and personal data: {len(report.secrets)}"
+        + _few([f"{i}: {kind} {text!r}" for i, kind, text in report.secrets]),
+    ]
+    leak = report.assistant_leak
+    if leak:
+        lines.append(
+            f"assistant turns alone: reward {leak['assistant_only']:.3f} "
+            f"(best constant {leak['constant']:.3f}, user turns {leak['user_only']:.3f})"
+        )
+        lines.append(
+            f"labels a cross-validated policy contradicts: {len(report.suspected_noise)}"
+            + _few(
+                [
+                    f"{n['id']}: {'+'.join(n['gold'])}, suggested {n['suggested']} "
+                    f"({n['probability']:.2f})"
+                    for n in report.suspected_noise
+                ]
+            )
+        )
+    return lines
+
+
+def _few(items: list[str]) -> str:
+    shown = "".join(f"\n  {item}" for item in items[:_SHOWN])
+    return shown + (f"\n  … and {len(items) - _SHOWN} more" if len(items) > _SHOWN else "")
+
+
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem;
+color:#1c1c1c;background:#fff}
+@media(prefers-color-scheme:dark){body{color:#e8e8e8;background:#16181c}td,th{border-color:#444!important}}
+table{border-collapse:collapse;margin:.5rem 0 1.5rem}td,th{border-bottom:1px solid #ccc;
+padding:.25rem .75rem .25rem 0;text-align:left}pre{white-space:pre-wrap}svg{display:block}
+.fail{font-weight:700;color:#b3261e}text{fill:currentColor;font:12px system-ui,sans-serif}
+"""
+
+
+def write_page(report: QualityReport, source: str, path: Path) -> None:
+    """One self-contained page: gates, a bar chart of every distribution, findings."""
+    rows = "".join(
+        f"<tr><td>{escape(g.name)}<td>{escape(g.wanted)}<td>{escape(g.found)}"
+        f"<td{'' if g.passed else ' class=fail'}>{'pass' if g.passed else 'FAIL'}"
+        for g in report.gates
+    )
+    charts = "".join(
+        f"<h2>{escape(name)}</h2>{_bars(name, counts)}"
+        for name, counts in report.distributions.items()
+        if counts
+    )
+    findings = escape("\n".join(_findings(report)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport "
+        f'content="width=device-width"><title>Quality of {escape(source)}</title>'
+        f"<style>{_STYLE}</style><h1>Quality of {escape(source)}</h1>"
+        f"<p>{report.n} conversations.</p><table><tr><th>gate<th>wanted<th>found<th>result{rows}"
+        f"</table><h2>Findings</h2><pre>{findings}</pre>{charts}</html>",
+        encoding="utf-8",
+    )
+
+
+def _bars(name: str, counts: dict[str, int]) -> str:
+    """A horizontal bar chart with its numbers as labels."""
+    most = max(counts.values()) or 1
+    bars = "".join(
+        f'<text x="210" y="{20 * i + 15}" text-anchor="end">{escape(key)}</text>'
+        f'<rect x="218" y="{20 * i + 4}" width="{400 * count / most:.1f}" height="14" '
+        f'fill="#3b6ea5"/><text x="{224 + 400 * count / most:.1f}" y="{20 * i + 15}">{count}</text>'
+        for i, (key, count) in enumerate(counts.items())
+    )
+    height = 20 * len(counts) + 4
+    return (
+        f'<svg role="img" aria-label="{escape(name)}" width="700" height="{height}" '
+        f'viewBox="0 0 700 {height}">{bars}</svg>'
+    )
