@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from memroute_agents.tinker.local_server.tiny_model import compose_splits, tiny_recipe
 from memroute_data_gen.compose import Composer
-
 from memroute_env.conversation import Example
 from memroute_env.taxonomy import Taxonomy, load_taxonomy
 

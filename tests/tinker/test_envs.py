@@ -10,6 +10,9 @@ import pytest
 pytest.importorskip("tinker_cookbook", reason="needs tinker-cookbook: memroute-env[tinker]")
 pytestmark = pytest.mark.filterwarnings("default")
 
+from tinker_cookbook.completers import TokenCompleter, TokensWithLogprobs  # noqa: E402
+from tinker_cookbook.rl.types import StopReason  # noqa: E402
+
 from memroute_agents.tinker.envs import (  # noqa: E402
     RoutingDatasetBuilder,
     RoutingEnv,
@@ -17,9 +20,6 @@ from memroute_agents.tinker.envs import (  # noqa: E402
     make_renderer,
 )
 from memroute_agents.tinker.evaluate import play  # noqa: E402
-from tinker_cookbook.completers import TokenCompleter, TokensWithLogprobs  # noqa: E402
-from tinker_cookbook.rl.types import StopReason  # noqa: E402
-
 from memroute_env import Reward  # noqa: E402
 from memroute_env.conversation import Example  # noqa: E402
 from memroute_env.prompt import answer_text, build_messages  # noqa: E402

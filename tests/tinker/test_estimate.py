@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
+
 from memroute_agents.tinker.estimate import PRICES, Prices, estimate
 from memroute_agents.tinker.lengths import LengthReport, keep_short
 from memroute_agents.tinker.options import preset
-
 from memroute_env.conversation import Example
 from memroute_env.errors import DataError
 

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from memroute_agents.agent import AgentContext, create_agent
 
+from memroute_agents.agent import AgentContext, create_agent
 from memroute_env.errors import AgentError, MissingDependencyError, OptionError
 from memroute_env.taxonomy import load_taxonomy
 

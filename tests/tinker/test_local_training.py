@@ -31,7 +31,6 @@ from memroute_agents.tinker.local_server.tiny_model import (  # noqa: E402
     compose_splits,
 )
 from memroute_agents.tinker.run import Run, report_data  # noqa: E402
-
 from memroute_env.datasets import load_dataset  # noqa: E402
 from memroute_env.reward import Reward  # noqa: E402
 
@@ -211,6 +210,7 @@ def test_the_command_line_evaluates_the_run(stack: Stack, trained: Path, tmp_pat
 def test_sampler_and_trainer_agree_on_log_probabilities(stack: Stack, trained: Path) -> None:
     import numpy as np
     import tinker
+
     from memroute_agents.tinker.supervised import RoutingSupervisedBuilder
 
     run = Run.open(trained)

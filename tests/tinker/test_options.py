@@ -3,8 +3,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from memroute_agents.tinker.options import PRESETS, RLOptions, TrainOptions, WatchOptions, preset
 
+from memroute_agents.tinker.options import PRESETS, RLOptions, TrainOptions, WatchOptions, preset
 from memroute_env.errors import OptionError
 
 

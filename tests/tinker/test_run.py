@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+
 from memroute_agents.tinker.options import preset
 from memroute_agents.tinker.run import Run, StageResult, read_metrics, repair, report_data
-
 from memroute_env.errors import AgentError, DataError
 
 

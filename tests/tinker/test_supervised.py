@@ -13,7 +13,6 @@ from memroute_agents.tinker.supervised import (  # noqa: E402
     chat_messages,
     make_datum,
 )
-
 from memroute_env.conversation import Example  # noqa: E402
 from memroute_env.prompt import answer_text  # noqa: E402
 from memroute_env.taxonomy import Taxonomy  # noqa: E402
