@@ -89,6 +89,7 @@ class Adapter:
 
     async def call(self, path: str, request: dict[str, Any]) -> tuple[int, bytes, bytes]:
         """One JSON request to the server itself: status, content type, body."""
+        answer = b""
         for attempt in range(4):
             body = json.dumps(request).encode()
             status, content_type, answer = await _ask(self.app, f"/api/v1/{path}", body)

@@ -196,22 +196,22 @@ def _pretrain(out: Path, config: TinyModelConfig, report: Any) -> None:
         prompt = tokenizer.encode(chat, add_special_tokens=False)
         reply = tokenizer.encode(said + "<|eot_id|>", add_special_tokens=False)
         rows.append((prompt + reply, len(prompt)))
-    shape = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.heads,
-        max_position_embeddings=2048,
-        rms_norm_eps=1e-5,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        attn_implementation="sdpa",
-    )
-    model = LlamaForCausalLM(shape)
+    shape: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.heads,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "attn_implementation": "sdpa",
+    }
+    model: Any = LlamaForCausalLM(LlamaConfig(**shape))
     gold = [taxonomy.mask(e.labels.categories) for e in examples]
     _give_a_start(model, tokenizer, rows, gold, taxonomy)
     size = sum(p.numel() for p in model.parameters())
