@@ -55,7 +55,7 @@ class Stack:
         options = {
             "out": out, "stage": stage, "preset": "quick", "base-model": self.model,
             "renderer": "llama3", "base-url": self.server.url, "data": self.data,
-            "lora-rank": 8, "max-length": 144, "max-tokens": 16, "save-every": 4,
+            "lora-rank": 8, "max-length": 128, "max-tokens": 16, "save-every": 4,
             "sft-steps": SFT_STEPS, "sft-batch-size": 32, "sft-learning-rate": 3e-4,
             "sft-eval-every": 5, "sft-patience": 0, "rl-iterations": RL_ITERATIONS,
             "rl-groups": 8, "rl-group-size": 8, "rl-learning-rate": 1e-3,
