@@ -63,9 +63,7 @@ def publish_run(
     for old in (raw, folder):
         shutil.rmtree(old, ignore_errors=True)
     try:
-        weights.download(
-            tinker_path=result.sampler_path, output_dir=str(raw), base_url=base_url
-        )
+        weights.download(tinker_path=result.sampler_path, output_dir=str(raw), base_url=base_url)
         weights.build_lora_adapter(
             base_model=run.options.base_model, adapter_path=str(raw), output_path=str(folder)
         )
@@ -116,7 +114,8 @@ def _measured(run: Run, result: StageResult) -> str:
     if "test/nll" in result.metrics:
         lines.append(f"| Validation loss | {result.metrics['test/nll']:.4f} | |")
     kind = run.options.rl.eval_temperature
-    lines += ["", f"Answers at temperature {kind:g}; intervals by bootstrap over conversations.", ""]
+    lines += ["", f"Answers at temperature {kind:g}; intervals by bootstrap over conversations."]
+    lines.append("")
     return "\n".join(lines)
 
 
