@@ -87,6 +87,8 @@ def test_the_key_is_in_no_file_and_no_output(teacher: Teacher) -> None:
     with CohereServer(fault_rate=0.3, faults=faults, latency_s=0.01) as server:
         status, out, err = teacher.run(server.url, "--num", "12", "--timeout", "0.3")
     assert status == 0 and len(teacher.examples()) == 12
+    assert f"12 examples in {teacher.out}" in err and "$" in err
+    assert f"{len(teacher.rejected())} refused" in err
     assert KEY not in out + err and KEY.encode() not in everything_written(teacher.folder)
 
 

@@ -68,6 +68,8 @@ def teach(
         KeyboardInterrupt: If a signal stopped it; calls in flight were waited for and kept.
         TeacherError: See `TeacherRun.run`; also if the files exist and are not to be resumed.
     """
+    if config.out.suffix == ".gz":
+        raise TeacherError(f"{config.out}: is appended to; choose a name without .gz")
     if not resume:
         refuse_existing(config.out)
     others = [example for name in avoid for example in load_dataset(name, None, taxonomy)]
