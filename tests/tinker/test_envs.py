@@ -93,7 +93,7 @@ def test_a_group_shares_one_conversation_and_its_prompt(builder: RoutingGroupBui
     envs = make_envs(builder)
     assert len(envs) == 4 and {env.example.id for env in envs} == {builder.example.id}
     prompt, stop = asyncio.run(envs[0].initial_observation())  # type: ignore[misc]
-    text = envs[0].renderer.tokenizer.decode(prompt.to_ints())
+    text = str(envs[0].renderer.tokenizer.decode(prompt.to_ints()))
     for message in build_messages(builder.example.conversation, builder.taxonomy):
         assert message["content"] in text
     assert gold_text(envs[0]) not in text.rpartition("Conversation:")[2]

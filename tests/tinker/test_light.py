@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,7 +38,8 @@ def test_the_agent_is_registered_and_asks_for_a_run() -> None:
         create_agent("tinker", context)
 
 
-def test_the_agent_refuses_options_it_does_not_have() -> None:
-    context = AgentContext(load_taxonomy("marketing"), options={"colour": "blue"})
-    with pytest.raises(OptionError, match="colour"):
-        create_agent("tinker:x", context)
+def test_an_option_that_is_no_number_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("tinker_cookbook", reason="needs tinker-cookbook: memroute-env[tinker]")
+    context = AgentContext(load_taxonomy("marketing"), options={"max_tokens": "many"})
+    with pytest.raises(OptionError, match="max_tokens"):
+        create_agent(f"tinker:{tmp_path}", context)

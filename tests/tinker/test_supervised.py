@@ -28,7 +28,7 @@ def test_the_loss_is_on_the_answer_alone(
         weights = datum.loss_fn_inputs["weights"].data
         targets = datum.loss_fn_inputs["target_tokens"].data
         learnt = [int(t) for t, w in zip(targets, weights, strict=True) if w > 0]
-        text = renderer.tokenizer.decode(learnt)
+        text = str(renderer.tokenizer.decode(learnt))
         answer = answer_text(taxonomy.mask(example.labels.categories), taxonomy)
         assert text.startswith((answer, " " + answer))
         ending = text.strip()[len(answer) :]

@@ -43,9 +43,7 @@ def train_tinker(
     rl_groups: Annotated[int | None, typer.Option(help="Conversations an iteration.")] = None,
     rl_group_size: Annotated[int | None, typer.Option(help="Answers to each of them.")] = None,
     rl_learning_rate: Annotated[float | None, typer.Option()] = None,
-    loss: Annotated[
-        str | None, typer.Option(help="importance_sampling, ppo or cispo.")
-    ] = None,
+    loss: Annotated[str | None, typer.Option(help="importance_sampling, ppo or cispo.")] = None,
     temperature: Annotated[float | None, typer.Option()] = None,
     max_tokens: Annotated[int | None, typer.Option(help="New tokens an answer may have.")] = None,
     kl_penalty: Annotated[
@@ -124,7 +122,7 @@ def train_tinker(
         "watch.kl_patience": kl_patience,
         "watch.max_tokens_total": max_tokens_total,
     }
-    with fail_cleanly(f"interrupted at once; the same command goes on from the checkpoints in {out}"):
+    with fail_cleanly(f"interrupted at once; the same command goes on from {out}"):
         from memroute_agents.tinker import options
         from memroute_agents.tinker.run import Run
         from memroute_agents.tinker.train import prepare, train

@@ -80,7 +80,8 @@ class RoutingEnv(Env):
         self, example: Example, reward: Reward, renderer: Renderer, parse: ParseMode = "strict"
     ) -> None:
         """See the class."""
-        self.example, self.reward, self.renderer, self.parse = example, reward, renderer, parse
+        self.example, self.reward, self.renderer = example, reward, renderer
+        self.parse: ParseMode = parse
         self.gold: int = reward.taxonomy.mask(example.labels.categories)
         self.predicted: int | None = None
         """The answer's mask after the step; None while there is none or it is malformed."""

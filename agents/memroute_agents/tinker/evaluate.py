@@ -122,9 +122,7 @@ class RoutingEvaluator(SamplingClientEvaluator):
         self.last: Played | None = None
         """The latest evaluation, example by example."""
 
-    async def __call__(
-        self, sampling_client: tinker.SamplingClient, **_: Any
-    ) -> dict[str, float]:
+    async def __call__(self, sampling_client: tinker.SamplingClient, **_: Any) -> dict[str, float]:
         """Play every conversation once with the client's weights."""
         policy = TinkerTokenCompleter(
             sampling_client, max_tokens=self.max_tokens, temperature=self.temperature

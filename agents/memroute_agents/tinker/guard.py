@@ -13,6 +13,7 @@ import contextlib
 import json
 import logging
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -219,7 +220,10 @@ def guarded(guard: Guard) -> Iterator[Guard]:
     checkpoint_utils.CheckpointManager = _checkpoints(guard)  # type: ignore[misc]
     ml_log.setup_logging = watched_setup
     try:
-        yield guard
+        with warnings.catch_warnings():
+            # The cookbook of this version calls methods that its SDK has begun to rename.
+            warnings.simplefilter("ignore", FutureWarning)
+            yield guard
     finally:
         checkpoint_utils.CheckpointManager = manager  # type: ignore[misc]
         ml_log.setup_logging = setup

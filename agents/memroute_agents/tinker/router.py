@@ -1,7 +1,7 @@
 """The agent `tinker:RUN_OR_URI`: a trained language model that routes, batched and concurrent.
 
-`tinker:runs/mine` plays the latest weights of a run of `memroute train tinker`; server, renderer and
-tokenizer come from the run. `tinker:tinker://…/sampler_weights/…` plays weights by their address;
+`tinker:runs/mine` plays the latest weights of a run of `memroute train tinker`; server, renderer
+and tokenizer come from the run. `tinker:tinker://…` plays weights by their address;
 the model is asked from the server, renderer and server may be given as options.
 """
 
@@ -23,7 +23,7 @@ from memroute_env.taxonomy import Taxonomy
 __all__ = ["TinkerAgent", "tinker_agent"]
 
 URI = "tinker://"
-OPTIONS = ("base_url", "renderer", "max_tokens", "temperature", "concurrency")
+NUMBERS = (("max_tokens", int), ("temperature", float), ("concurrency", int))
 
 
 class TinkerAgent:
@@ -69,9 +69,7 @@ class TinkerAgent:
 
     def _send(self, conversation: Conversation) -> tuple[Any, int, dict[str, float]]:
         tinker = require("tinker")
-        prompt = self.renderer.build_generation_prompt(
-            build_messages(conversation, self.taxonomy)
-        )
+        prompt = self.renderer.build_generation_prompt(build_messages(conversation, self.taxonomy))
         clock = {"began": time.perf_counter()}
         future = self.client.sample(
             prompt=prompt,
@@ -112,19 +110,13 @@ def tinker_agent(argument: str, context: AgentContext) -> TinkerAgent:
     Args:
         argument: A run's folder, or a `tinker://` address of sampler weights.
         context: Its `options` may hold `base_url`, `renderer`, `max_tokens`, `temperature` and
-            `concurrency`.
+            `concurrency`; others are some other agent's.
 
     Raises:
         AgentError: If there is no such run, it has no weights, or the server refuses them.
-        OptionError: For an unknown option.
+        OptionError: For an option that is not a number where one is needed.
         MissingDependencyError: Without tinker and tinker-cookbook.
     """
-    unknown = set(context.options) - set(OPTIONS)
-    if unknown:
-        raise OptionError(
-            f"the tinker agent has no option {', '.join(sorted(unknown))}; it has "
-            f"{', '.join(OPTIONS)}"
-        )
     if not argument:
         raise AgentError("name a run or weights: tinker:RUN_DIR or tinker:tinker://…")
     tinker = require("tinker")
@@ -132,9 +124,9 @@ def tinker_agent(argument: str, context: AgentContext) -> TinkerAgent:
     from memroute_agents.tinker.envs import make_renderer
     from memroute_agents.tinker.train import ensure_api_key, resolve_renderer
 
-    settings = dict(context.options)
-    base_url = settings.pop("base_url", None)
-    renderer = settings.pop("renderer", None)
+    base_url = context.options.get("base_url")
+    renderer = context.options.get("renderer")
+    settings = {k: _number(k, context.options[k], t) for k, t in NUMBERS if k in context.options}
     if argument.startswith(URI):
         path, model = argument, ""
     else:
@@ -161,6 +153,13 @@ def tinker_agent(argument: str, context: AgentContext) -> TinkerAgent:
     return TinkerAgent(
         client, make_renderer(renderer, model), context.taxonomy, version=path, **settings
     )
+
+
+def _number(name: str, value: Any, kind: type) -> Any:
+    try:
+        return kind(value)
+    except (TypeError, ValueError):
+        raise OptionError(f"the option {name}: a number is needed, got {value!r}") from None
 
 
 register_agent("tinker", tinker_agent)

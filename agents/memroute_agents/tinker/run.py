@@ -1,7 +1,8 @@
 """A run's folder: what was trained, where its weights are, and its curves.
 
-    RUN/run.json           options, data and its hash, renderer, stages and their checkpoints
-    RUN/sft/ RUN/rl/       what the cookbook writes: metrics.jsonl, checkpoints.jsonl, logs.log, …
+- `RUN/run.json`: options, data and its hash, renderer, stages and their checkpoints
+- `RUN/sft`, `RUN/rl`: what the cookbook writes: metrics.jsonl, checkpoints.jsonl, logs.log, …
+- `RUN/curves.png`: the curves as a picture
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from tinker_cookbook.supervised.nll_evaluator import SamplerNLLEvaluator
 
 from memroute_agents.tinker.evaluate import RoutingEvaluator
 from memroute_agents.tinker.guard import Guard, StopTraining, append_metrics, guarded
-from memroute_agents.tinker.run import Run, StageResult, read_metrics, repair
+from memroute_agents.tinker.run import StageResult, read_metrics, repair
 
 if TYPE_CHECKING:
     from memroute_agents.tinker.train import Plan
@@ -100,15 +100,20 @@ def _last(log_path: Any, key: str) -> Mapping[str, Any]:
     return record.to_dict() if record else {}
 
 
-def _result(run: Run, stage: str, status: str, reason: str = "") -> StageResult:
+def _steps_in(record: Mapping[str, Any], total: int) -> int:
+    """Steps whose updates a checkpoint holds; the supervised loop's last one says `epoch: 1`."""
+    return total if record.get("epoch") else int(record.get("batch", 0))
+
+
+def _result(guard: Guard, status: str, reason: str = "") -> StageResult:
     """The stage with its latest complete checkpoint (weights for both purposes)."""
-    found = _last(run.stage_dir(stage), "sampler_path")
+    found = _last(guard.log_path, "sampler_path")
     return StageResult(
         status,
         reason,
         found.get("state_path", ""),
         found.get("sampler_path", ""),
-        int(found.get("batch", 0)),
+        _steps_in(found, guard.total_steps),
     )
 
 
@@ -118,7 +123,7 @@ def _begin(plan: Plan, stage: str, guard: Guard) -> int:
     repair(guard.log_path)
     plan.run.stages[stage] = StageResult()
     plan.run.save()
-    start = int(_last(guard.log_path, "state_path").get("batch", 0))
+    start = _steps_in(_last(guard.log_path, "state_path"), guard.total_steps)
     if start:
         guard.say(f"{stage}: going on at step {start} of {guard.total_steps}")
     return start
@@ -154,7 +159,7 @@ async def run_sft(plan: Plan, guard: Guard) -> StageResult:
             await sft_train.main(config)
         except StopTraining as stop:
             if not str(stop).startswith(_EARLY):
-                return _result(plan.run, "sft", "stopped", str(stop))
+                return _result(guard, "stopped", str(stop))
             finished = str(stop)
     service = tinker.ServiceClient(base_url=options.base_url)
     if not finished:
@@ -162,7 +167,7 @@ async def run_sft(plan: Plan, guard: Guard) -> StageResult:
         client = await service.create_sampling_client(model_path=final["sampler_path"])
         validation.losses[sft.steps] = await validation.loss(client)
         append_metrics(log_path, sft.steps, {"test/nll": validation.losses[sft.steps]})
-    result = _result(plan.run, "sft", "complete", finished)
+    result = _result(guard, "complete", finished)
     records = checkpoint_utils.load_checkpoints_file(str(log_path))
     for record in records:
         if record.batch == validation.best_step and record.get("best"):
@@ -230,8 +235,8 @@ async def run_rl(plan: Plan, guard: Guard) -> StageResult:
         try:
             await rl_train.main(config)
         except StopTraining as stop:
-            return _result(plan.run, "rl", "stopped", str(stop))
-    result = _result(plan.run, "rl", "complete")
+            return _result(guard, "stopped", str(stop))
+    result = _result(guard, "complete")
     # The loop evaluates before an iteration, never after the last one.
     service = tinker.ServiceClient(base_url=options.base_url)
     client = await service.create_sampling_client(model_path=result.sampler_path)

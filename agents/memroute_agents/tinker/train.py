@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from typing import Any
 from memroute_agents.tinker import require
 from memroute_agents.tinker.options import TrainOptions
 from memroute_agents.tinker.run import Run, StageResult
-from memroute_env.errors import OptionError
+from memroute_env.errors import DataError, MissingDependencyError, OptionError
 
 __all__ = ["Plan", "ensure_api_key", "prepare", "resolve_renderer", "train"]
 
@@ -203,7 +204,10 @@ def train(plan: Plan, say: Say = print, *, verbose: bool = False) -> Mapping[str
         The run's stages.
     """
     ensure_api_key(plan.run.options.base_url)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
     from memroute_agents.tinker import stages
+    from memroute_agents.tinker.curves import draw_curves
     from memroute_agents.tinker.guard import Guard
 
     tokens = 0
@@ -230,6 +234,10 @@ def train(plan: Plan, say: Say = print, *, verbose: bool = False) -> Mapping[str
         plan.run.save()
         tokens = guard.tokens
         say(f"{stage}: {result.status}{': ' + result.reason if result.reason else ''}")
+        try:
+            draw_curves(plan.run.path)
+        except (MissingDependencyError, DataError) as error:
+            say(f"no picture of the curves: {error}")
         if result.status != "complete":
             break
     return plan.run.stages

@@ -39,12 +39,14 @@ class Adapter:
     """ASGI application in front of SkyRL's; `app` is `skyrl.tinker.api.app`."""
 
     def __init__(self, app: Any) -> None:
+        """See the class."""
         self.app = app
         self.alias: dict[str, str] = {}
         self.waiting: dict[int, list[asyncio.Future[FutureDB]]] = {}
         self.poller: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request, or pass it on."""
         if scope["type"] != "http" or scope["method"] != "POST":
             for name, real in self.alias.items() if scope["type"] == "http" else ():
                 if name in unquote(scope["path"]):
@@ -87,6 +89,7 @@ class Adapter:
 
     async def call(self, path: str, request: dict[str, Any]) -> tuple[int, bytes, bytes]:
         """One JSON request to the server itself: status, content type, body."""
+        answer = b""
         for attempt in range(4):
             body = json.dumps(request).encode()
             status, content_type, answer = await _ask(self.app, f"/api/v1/{path}", body)
@@ -96,6 +99,7 @@ class Adapter:
         return 400, JSON, json.dumps({"detail": f"{path}: {answer[:500]!r}"}).encode()
 
     async def forward_backward(self, body: bytes) -> tuple[int, bytes, bytes]:
+        """From protobuf to JSON."""
         message = pb.ForwardBackwardRequest()
         message.ParseFromString(body)
         config = {k: v.number for k, v in message.loss_fn_config_v2.items()}
@@ -111,6 +115,7 @@ class Adapter:
         return await self.call("forward_backward", request)
 
     async def create_from_state(self, request: dict[str, Any]) -> tuple[int, bytes, bytes]:
+        """Make a model like the state's, and load the state into it."""
         info = _ok(await self.call("weights_info", {"tinker_path": request["path"]}))
         model = {
             "session_id": request["session_id"],
@@ -126,6 +131,7 @@ class Adapter:
         return await self.call("load_weights", load)
 
     async def retrieve(self, request: dict[str, Any], accept: bytes) -> tuple[int, bytes, bytes]:
+        """The result of an operation, in the form that is asked for."""
         future = await self.wait(int(request["request_id"]))
         if future is None:
             return 408, JSON, b'{"detail": "still running"}'
