@@ -52,8 +52,14 @@ def variants() -> list[str]:
     supervised = DEFAULT.supervised
     configs = {
         "default, supervised": DEFAULT,
-        "words only": replace(DEFAULT, features=FeatureConfig(char_orders=())),
-        "characters only": replace(DEFAULT, features=FeatureConfig(word_orders=())),
+        "words only": replace(DEFAULT, features=FeatureConfig(stem_lengths=(), char_orders=())),
+        "words and stems": replace(DEFAULT, features=FeatureConfig(char_orders=())),
+        "words and characters": replace(
+            DEFAULT, features=FeatureConfig(stem_lengths=(), char_orders=(3, 4, 5))
+        ),
+        "characters only": replace(
+            DEFAULT, features=FeatureConfig((), stem_lengths=(), char_orders=(3, 4, 5))
+        ),
         "pooling over sentences sharper (tau 0.1)": replace(DEFAULT, pooling=0.1),
         "pooling softer (tau 5, nearly the mean)": replace(DEFAULT, pooling=5.0),
         "no authored evidence": replace(

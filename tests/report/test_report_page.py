@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from html.parser import HTMLParser
 
@@ -202,6 +203,53 @@ def test_one_agent_alone_needs_no_comparison(tmp_path, results):
     write_report([alone], tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "in reward" in page and "Is it significant?" not in page
+
+
+def heading(path) -> str:
+    found = re.search(r'<h1 id="who-h">(.*?)</h1>', path.read_text(), re.S)
+    assert found
+    return re.sub(r"<.*?>", "", found[1])
+
+
+def test_headline_claims_no_more_than_the_test_does(tmp_path, results):
+    out = tmp_path / "report.html"
+    model, chance = (results["agents"][n] for n in ("chat:model", "random:uniform"))
+    write_report([{**results, "agents": {"a": model, "b": model}}], out)
+    assert heading(out) == "a is ahead, but not beyond chance"
+    write_report([{**results, "agents": {"a": model, "b": model, "c": chance}}], out)
+    assert heading(out) == "a leads; b is too close to call"
+    write_report([{**results, "agents": {"a": model, "c": chance}}], out)
+    assert heading(out) == "a wins"
+
+
+def test_among_many_agents_the_leader_is_tested_against_each(tmp_path, results):
+    model, chance = (results["agents"][n] for n in ("chat:model", "random:uniform"))
+    many = {"leader": model, **{f"random {i}": chance for i in range(9)}}
+    write_report([{**results, "agents": many}], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    pairs = page.split('<table class="pairs">')[1].split("</table>")[0]
+    assert pairs.count('<th scope="row">') == 9 and pairs.count(">leader<") == 9
+
+
+def test_damaged_results_are_refused_or_drawn_but_never_crash(tmp_path, results, dataset):
+    rng = random.Random(0)
+    junk = [None, -1, 1e308, 10**400, "", "<b>", [], {}, [None], True, float("inf")]
+    refused = 0
+    for _ in range(24):
+        damaged = json.loads(json.dumps(results))
+        parent, key, depth = damaged, "agents", rng.randint(1, 6)
+        while depth and isinstance(parent[key], dict | list) and parent[key]:
+            parent, depth = parent[key], depth - 1
+            key = rng.choice([*parent] if isinstance(parent, dict) else range(len(parent)))
+        if isinstance(parent, dict) and rng.random() < 0.3:
+            del parent[key]
+        else:
+            parent[key] = rng.choice(junk)
+        try:
+            write_report([damaged], tmp_path / "report.html", data=dataset)
+        except DataError:
+            refused += 1
+    assert 6 < refused < 24
 
 
 def test_results_of_different_data_are_refused(tmp_path, results, hostile_results):

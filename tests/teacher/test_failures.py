@@ -8,7 +8,6 @@ import pytest
 
 pytest.importorskip("cohere")
 from memroute_data_gen.teacher.errors import TeacherError
-
 from tests.servers.base import ANSWER_FAULTS, HTTP_FAULTS
 from tests.servers.cohere import KEY, CohereServer
 from tests.teacher.helpers import Teacher, read_lines, run_here
@@ -87,6 +86,8 @@ def test_the_key_is_in_no_file_and_no_output(teacher: Teacher) -> None:
     with CohereServer(fault_rate=0.3, faults=faults, latency_s=0.01) as server:
         status, out, err = teacher.run(server.url, "--num", "12", "--timeout", "0.3")
     assert status == 0 and len(teacher.examples()) == 12
+    assert f"12 examples in {teacher.out}" in err and "$" in err
+    assert f"{len(teacher.rejected())} refused" in err
     assert KEY not in out + err and KEY.encode() not in everything_written(teacher.folder)
 
 

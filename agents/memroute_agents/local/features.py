@@ -61,8 +61,8 @@ class FeatureConfig:
     word_orders: tuple[int, ...] = (1, 2)
     stem_lengths: tuple[int, ...] = (5,)
     """Prefixes of words: `priorit` for priority and priorities; uni- and bigrams of them."""
-    char_orders: tuple[int, ...] = ()
-    bits: int = 17
+    char_orders: tuple[int, ...] = (5,)
+    bits: int = 18
     """Buckets of each view: 2**bits."""
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+import tarfile
+import urllib.error
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,7 +67,8 @@ def publish_run(
     for old in (raw, folder):
         shutil.rmtree(old, ignore_errors=True)
     try:
-        weights.download(tinker_path=result.sampler_path, output_dir=str(raw), base_url=base_url)
+        if base_url is None or not _fetch_archive(base_url, result.sampler_path, raw):
+            weights.download(tinker_path=result.state_path, output_dir=str(raw), base_url=base_url)
         weights.build_lora_adapter(
             base_model=run.options.base_model, adapter_path=str(raw), output_path=str(folder)
         )
@@ -80,6 +85,25 @@ def publish_run(
     if dry_run:
         return str(folder)
     return str(weights.publish_to_hf_hub(model_path=str(folder), repo_id=repo, private=private))
+
+
+def _fetch_archive(base_url: str, sampler_path: str, out: Path) -> bool:
+    """Fetch an adapter as the archive that SkyRL's server makes of it; False if it has none.
+
+    Tinker's service exports the state instead, which the cookbook's `download` asks for.
+    """
+    owner, _, rest = sampler_path.removeprefix("tinker://").partition("/")
+    name = rest.rpartition("/")[2]
+    url = f"{base_url.rstrip('/')}/api/v1/training_runs/{owner}/checkpoints/{name}/archive"
+    try:
+        with urllib.request.urlopen(url, timeout=300) as reply:
+            content = io.BytesIO(reply.read())
+    except urllib.error.HTTPError:
+        return False
+    out.mkdir(parents=True)
+    with tarfile.open(fileobj=content) as archive:
+        archive.extractall(out, filter="data")
+    return True
 
 
 def card_text(run: Run, result: StageResult, repo: str) -> str:

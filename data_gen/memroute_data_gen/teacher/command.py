@@ -7,10 +7,10 @@ import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from memroute_agents.calls import Price
-from memroute_agents.cohere import open_model
 from rich.console import Console
 
+from memroute_agents.calls import Price
+from memroute_agents.cohere import open_model
 from memroute_data_gen.teacher.display import live, show_estimate, summary
 from memroute_data_gen.teacher.errors import TeacherError
 from memroute_data_gen.teacher.estimate import estimate
@@ -68,6 +68,8 @@ def teach(
         KeyboardInterrupt: If a signal stopped it; calls in flight were waited for and kept.
         TeacherError: See `TeacherRun.run`; also if the files exist and are not to be resumed.
     """
+    if config.out.suffix == ".gz":
+        raise TeacherError(f"{config.out}: is appended to; choose a name without .gz")
     if not resume:
         refuse_existing(config.out)
     others = [example for name in avoid for example in load_dataset(name, None, taxonomy)]

@@ -52,7 +52,7 @@ class TinyModelConfig:
     heads: int = 4
     intermediate_size: int = 192
     examples: int = 12000
-    steps: int = 300
+    steps: int = 240
     batch_size: int = 64
     learning_rate: float = 3e-3
     noise: float = 0.1
@@ -181,6 +181,8 @@ def _pretrain(out: Path, config: TinyModelConfig, report: Any) -> None:
     from memroute_data_gen.compose import Composer
 
     started = time.monotonic()
+    # Matrices this small gain nothing from threads, and lose a lot to them on a busy machine.
+    torch.set_num_threads(1)
     torch.manual_seed(config.seed)
     rng = Random(config.seed)
     taxonomy = load_taxonomy("marketing")
