@@ -227,8 +227,8 @@ def test_agents_that_had_finished_are_not_lost(
     memroute: Memroute, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_agents(tmp_path, monkeypatch)
-    result = memroute("eval", "--agent", "oracle", "--agent", "theirs.bad_agents:Raises", "--data", data,
-                      "--json", "o.json")  # fmt: skip
+    two = ("--agent", "oracle", "--agent", "theirs.bad_agents:Raises")
+    result = memroute("eval", *two, "--data", data, "--json", "o.json")
     assert result.exit_code == 2
     assert list(json.loads((tmp_path / "o.json").read_text())["agents"]) == ["oracle"]
 
