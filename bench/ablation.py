@@ -52,14 +52,19 @@ def variants() -> list[str]:
     supervised = DEFAULT.supervised
     configs = {
         "default, supervised": DEFAULT,
-        "words only": replace(DEFAULT, features=FeatureConfig(char_orders=())),
-        "characters only": replace(DEFAULT, features=FeatureConfig(word_orders=())),
+        "words only": replace(DEFAULT, features=FeatureConfig(stem_lengths=(), char_orders=())),
+        "words and stems": replace(DEFAULT, features=FeatureConfig(char_orders=())),
+        "words and characters": replace(
+            DEFAULT, features=FeatureConfig(stem_lengths=(), char_orders=(3, 4, 5))
+        ),
+        "characters only": replace(
+            DEFAULT, features=FeatureConfig((), stem_lengths=(), char_orders=(3, 4, 5))
+        ),
         "pooling over sentences sharper (tau 0.1)": replace(DEFAULT, pooling=0.1),
         "pooling softer (tau 5, nearly the mean)": replace(DEFAULT, pooling=5.0),
         "no authored evidence": replace(
             DEFAULT, supervised=replace(supervised, evidence_weight=0.0)
         ),
-        "no dropout of n-grams": replace(DEFAULT, supervised=replace(supervised, dropout=0.0)),
         "no label smoothing": replace(DEFAULT, smoothing=0.0),
         "no class balance": replace(DEFAULT, balance=0.0),
         "authored conversations weighted as composed": replace(DEFAULT, authored_weight=1.0),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("openai")
 from memroute_agents.agent import AgentContext, create_agent
 from memroute_env.errors import AgentError
 from memroute_env.parsing import parse_answer

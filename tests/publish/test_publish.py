@@ -13,28 +13,25 @@ from typing import Any
 import pytest
 
 pytest.importorskip("pyarrow")
+pytest.importorskip("huggingface_hub")
 
 from huggingface_hub import DatasetCard
 from pyarrow import parquet
 
 from memroute_data_gen.compose import compose
-from memroute_data_gen.publish import load_splits, write_hf
+from memroute_data_gen.repository import load_splits, write_hf
 from memroute_env.conversation import Example, write_examples
 from memroute_env.datasets import Dataset, load_dataset
 from memroute_env.errors import DataError, MissingDependencyError
 from tests.servers.hub import TOKEN, HubServer
 
 _PROGRAM = """
-import sys, typer
+import typer
 from memroute_data_gen.publish import export, push
-from memroute_env.errors import MemrouteError
-app = typer.Typer(pretty_exceptions_enable=False)
+app = typer.Typer()
 app.command()(export)
 app.command()(push)
-try:
-    app()
-except MemrouteError as error:
-    sys.exit(f"error: {error}")
+app()
 """
 
 
@@ -133,7 +130,7 @@ def test_equal_data_gives_equal_bytes(corpus: Path, tmp_path: Path) -> None:
 
 def test_several_splits_do_not_fit_one_file(corpus: Path, tmp_path: Path) -> None:
     status, _, err = command(tmp_path, "export", "--data", str(corpus), "--out", "x.parquet")
-    assert status == 1 and "train, test" in err and err.count("\n") == 1
+    assert status == 2 and "train, test" in err and err.count("\n") == 1
     file = str(corpus / "train.jsonl")
     assert command(tmp_path, "export", "--data", file, "--out", "x.parquet")[0] == 0
     assert len(rows(tmp_path / "x.parquet")) == 61
@@ -207,7 +204,7 @@ def test_a_refused_token_is_one_line_that_does_not_show_it(corpus: Path, tmp_pat
     with HubServer() as hub:
         arguments = ("push", "me/x", "--data", str(corpus))
         status, out, err = command(tmp_path, *arguments, HF_TOKEN=wrong, HF_ENDPOINT=hub.url)
-    assert status == 1 and err.count("\n") == 1 and "HF_TOKEN" in err and "401" in err
+    assert status == 2 and err.count("\n") == 1 and "HF_TOKEN" in err and "401" in err
     assert wrong not in out + err
 
 
@@ -217,7 +214,7 @@ def test_a_hub_that_is_not_there_and_a_bad_name_are_one_line(corpus: Path, tmp_p
     for repo in ("me/x", "not a name"):
         arguments = ("push", repo, "--data", str(corpus), "--endpoint", hub.url)
         status, _, err = command(tmp_path, *arguments)
-        assert status == 1 and err.count("\n") == 1 and repo in err
+        assert status == 2 and err.count("\n") == 1 and repo in err
 
 
 def test_a_source_is_found_or_its_absence_explained(corpus: Path, tmp_path: Path) -> None:

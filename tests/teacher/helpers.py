@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -10,21 +11,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import typer
+from typer.testing import CliRunner
+
 from memroute_agents.cohere import CohereModel
+from memroute_data_gen.teacher.cli import teach
 from memroute_data_gen.teacher.pipeline import TeacherConfig, TeacherRun
 from memroute_env.taxonomy import load_taxonomy
 from tests.servers.cohere import KEY, MODEL
 
 _PROGRAM = """
-import sys, typer
+import typer
 from memroute_data_gen.teacher.cli import teach
-from memroute_env.errors import MemrouteError
-app = typer.Typer(pretty_exceptions_enable=False)
-app.command()(teach)
-try:
-    app()
-except MemrouteError as error:
-    sys.exit(f"error: {error}")
+typer.run(teach)
 """
 
 
@@ -34,19 +33,25 @@ class Teacher:
     def __init__(self, folder: Path) -> None:
         self.folder, self.out = folder, folder / "out.jsonl"
 
-    def start(self, url: str, *arguments: str, key: str = KEY) -> subprocess.Popen[str]:
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            if name not in ("COHERE_API_KEY", "CO_API_URL")
-        }
-        if key:
-            environment["COHERE_API_KEY"] = key
-        if url:
-            environment["CO_API_URL"] = url
+    def run(self, url: str, *arguments: str, key: str = KEY) -> tuple[int, str, str]:
+        """The command in this process: exit status, standard output, standard error."""
+        app = typer.Typer()
+        app.command()(teach)
+        environment = {"COHERE_API_KEY": key or None, "CO_API_URL": url or None}
+        with contextlib.chdir(self.folder):
+            result = CliRunner().invoke(app, ["--out", str(self.out), *arguments], env=environment)
+        return result.exit_code, result.stdout, result.stderr
+
+    def start(self, url: str, *arguments: str) -> subprocess.Popen[str]:
+        """The command in a process of its own, to be killed."""
         return subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, "--out", str(self.out), *arguments],
-            env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            env={
+                **os.environ,
+                "COHERE_API_KEY": KEY,
+                "CO_API_URL": url,
+                "PYTHONPATH": os.pathsep.join(sys.path),
+            },
             cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -57,9 +62,6 @@ class Teacher:
         """Exit status, standard output, standard error."""
         out, err = process.communicate(timeout=50)
         return process.returncode, out, err
-
-    def run(self, url: str, *arguments: str, key: str = KEY) -> tuple[int, str, str]:
-        return self.finish(self.start(url, *arguments, key=key))
 
     def examples(self) -> list[dict[str, Any]]:
         return read_lines(self.out)

@@ -8,6 +8,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
+
+pytest.importorskip("cohere")
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -48,7 +50,7 @@ def check_delivery(out: Path, num: int) -> Dataset:
 def test_killed_and_resumed_at_random_points_delivers_exactly_n(
     teacher: Teacher, seed: int
 ) -> None:
-    num, kills = 70, 4
+    num, kills = 48, 3
     rng = Random(seed)
     arguments = ["--num", str(num), "--resume", "--concurrency", str(CONCURRENCY)]
     arguments += ["--timeout", "0.5", *(["--blind"] if seed == 2 else [])]
@@ -62,7 +64,7 @@ def test_killed_and_resumed_at_random_points_delivers_exactly_n(
         latency_s=0.02,
         seed=seed,
     ) as server:
-        for point in sorted(rng.sample(range(2, stages * num - 20), kills)):
+        for point in sorted(rng.sample(range(2, stages * num - 15), kills)):
             process = teacher.start(server.url, *arguments)
             wait_until_paid(server, point)
             process.send_signal(signal.SIGKILL)
@@ -136,7 +138,7 @@ def test_an_existing_file_is_only_continued_on_request(teacher: Teacher) -> None
         assert teacher.run(server.url, "--num", "2")[0] == 0
         before = teacher.out.read_bytes()
         status, _, err = teacher.run(server.url, "--num", "3")
-    assert status == 1 and "--resume" in err and err.count("\n") == 1
+    assert status == 2 and "--resume" in err and err.count("\n") == 1
     assert teacher.out.read_bytes() == before
 
 
@@ -155,10 +157,10 @@ def test_two_runs_do_not_write_the_same_files(teacher: Teacher) -> None:
         first = teacher.start(server.url, "--num", "60", "--concurrency", "2")
         wait_until_paid(server, 2)
         status, _, err = teacher.run(server.url, "--num", "60", "--resume")
-        assert status == 1 and "another run" in err
+        assert status == 2 and "another run" in err
         first.send_signal(signal.SIGINT)
         status, _, err = teacher.finish(first)
-        assert status == 1 and "--resume" in err
+        assert status == 130 and "--resume" in err
         # An interrupted run waits for its calls in flight and keeps them.
         journal = read_lines(Path(f"{teacher.out}.journal.jsonl"))
         assert len(journal) == 1 + sum(server.paid.values())

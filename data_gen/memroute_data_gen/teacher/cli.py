@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from memroute_agents.calls import Price
-from memroute_agents.cohere import DEFAULT_MODEL, PRICES, open_model
-from memroute_data_gen.teacher.display import live, show_estimate, summary
-from memroute_data_gen.teacher.estimate import estimate
-from memroute_data_gen.teacher.files import Lock
-from memroute_data_gen.teacher.ledger import journal_path, refuse_existing
-from memroute_data_gen.teacher.pipeline import TeacherConfig, TeacherRun
-from memroute_env.conversation import Example, iter_examples
-from memroute_env.datasets import load_dataset
-from memroute_env.taxonomy import Taxonomy, load_taxonomy
+from memroute_env.cli_support import fail_cleanly
 
 __all__ = ["teach"]
 
 
 def teach(
-    num: Annotated[
-        int, typer.Option(min=1, help="Examples wanted, those of earlier runs included.")
-    ],
-    out: Annotated[
-        Path, typer.Option(help="JSONL file to append to; two side files lie beside it.")
-    ],
-    model: Annotated[str, typer.Option(help="Cohere model.")] = DEFAULT_MODEL,
+    num: Annotated[int, typer.Option(min=1, help="Examples, those of earlier runs included.")],
+    out: Annotated[Path, typer.Option(help="JSONL file to append to; side files lie beside it.")],
+    model: Annotated[
+        str | None, typer.Option(help="Cohere model; default: command-a-03-2025.")
+    ] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=512, help="Most calls in flight.")] = 16,
     resume: Annotated[bool, typer.Option(help="Go on with an existing file.")] = False,
     dry_run: Annotated[
@@ -42,7 +27,7 @@ def teach(
         bool, typer.Option(help="Label each conversation once more, blind; drop on disagreement.")
     ] = False,
     blind_model: Annotated[
-        str, typer.Option(help="Model of the blind pass; default: the same.")
+        str, typer.Option(help="Model of the blind pass (implies --blind); default: the same.")
     ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of the plan.")] = 0,
     taxonomy: Annotated[str, typer.Option(help="Shipped name or TOML file.")] = "marketing",
@@ -65,73 +50,38 @@ def teach(
 
     The key comes from COHERE_API_KEY or a .env file; it is never printed or stored.
     """
-    console = Console(stderr=True)
-    chosen = load_taxonomy(taxonomy)
-    prices = dict(PRICES)
-    if input_price >= 0 and output_price >= 0:
-        prices[model] = Price(input_price, output_price)
-    config = TeacherConfig(
-        num=num,
-        out=out,
-        model=model,
-        seed=seed,
-        blind_model=(blind_model or model) if blind or blind_model else "",
-        concurrency=concurrency,
-        max_draws=max_draws,
-        attempts=attempts,
-    )
-    if dry_run:
-        done = {example.id for example in _existing(out, chosen)} if resume else set()
-        figures = estimate(
-            [index for index in range(num) if f"teacher-{seed}-{index}" not in done],
-            chosen,
-            seed=seed,
+    with fail_cleanly("interrupted; nothing is lost: go on with --resume"):
+        from memroute_agents.calls import Price
+        from memroute_agents.cohere import DEFAULT_MODEL, PRICES
+        from memroute_data_gen.teacher.command import dry_run as estimate_only
+        from memroute_data_gen.teacher.command import teach as run
+        from memroute_data_gen.teacher.pipeline import TeacherConfig
+        from memroute_env.taxonomy import load_taxonomy
+
+        model = model or DEFAULT_MODEL
+        prices = dict(PRICES)
+        if input_price >= 0 and output_price >= 0:
+            prices[model] = Price(input_price, output_price)
+        config = TeacherConfig(
+            num=num,
+            out=out,
             model=model,
+            seed=seed,
+            blind_model=(blind_model or model) if blind or blind_model else "",
             concurrency=concurrency,
-            price=prices.get(model),
-            blind=bool(config.blind_model),
-            blind_price=prices.get(config.blind_model),
+            max_draws=max_draws,
+            attempts=attempts,
         )
-        show_estimate(Console(), figures, model)
-        return
-    if not resume:
-        refuse_existing(out)
-    others = [example for name in avoid or () for example in load_dataset(name, None, chosen)]
-    with Lock(journal_path(out)):
-        asyncio.run(_teach(config, chosen, others, base_url, timeout, prices, console))
-
-
-def _existing(out: Path, taxonomy: Taxonomy) -> list[Example]:
-    return list(iter_examples(out, taxonomy)) if out.exists() else []
-
-
-async def _teach(
-    config: TeacherConfig,
-    taxonomy: Taxonomy,
-    avoid: list[Example],
-    base_url: str,
-    timeout: float,
-    prices: dict[str, Price],
-    console: Console,
-) -> None:
-    model = open_model(base_url, timeout_s=timeout, concurrency=config.concurrency)
-    with live(console, config.num, prices) as display:
-        run = TeacherRun(config, taxonomy, model, avoid=avoid, report=display)
-        loop = asyncio.get_running_loop()
-        # The first signal lets calls in flight finish, so that they are kept; a second one kills.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with suppress(NotImplementedError):  # Windows
-                loop.add_signal_handler(number, _stop, run, loop, number)
-        display(run)
-        try:
-            await run.run()
-        finally:
-            await model.close()
-            if run.ledger.spent["calls"]:
-                said = summary(run.ledger, run.caller.retries, prices)
-                console.print(said, highlight=False, markup=False, soft_wrap=True)
-
-
-def _stop(run: TeacherRun, loop: asyncio.AbstractEventLoop, number: int) -> None:
-    run.stop()
-    loop.remove_signal_handler(number)
+        chosen = load_taxonomy(taxonomy)
+        if dry_run:
+            estimate_only(config, chosen, prices, resume=resume)
+        else:
+            run(
+                config,
+                chosen,
+                prices,
+                resume=resume,
+                avoid=avoid or (),
+                base_url=base_url,
+                timeout_s=timeout,
+            )

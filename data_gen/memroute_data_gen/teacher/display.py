@@ -11,7 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from memroute_agents.calls import Price
-from memroute_data_gen.teacher.estimate import Estimate
+from memroute_data_gen.teacher.estimate import (
+    REDRAWN,
+    SCENARIO_TOKENS,
+    TURN_TOKENS,
+    Estimate,
+)
 from memroute_data_gen.teacher.ledger import Ledger, rejected_path
 from memroute_data_gen.teacher.pipeline import TeacherRun
 
@@ -49,6 +54,8 @@ class _Live:
 
     def __call__(self, run: TeacherRun) -> None:
         """Show where `run` stands."""
+        if self._progress.disable:
+            return
         ledger, done = run.ledger, len(run.ledger.accepted)
         if self._before is None:
             self._before = done
@@ -81,7 +88,12 @@ def summary(ledger: Ledger, retries: int, prices: Mapping[str, Price]) -> str:
 
 def show_estimate(console: Console, figures: Estimate, model: str) -> None:
     """Print an estimate as a table."""
-    table = Table(title=f"Estimate: {figures.examples:,} examples from {model}")
+    table = Table(
+        title=f"Estimate: {figures.examples:,} examples from {model}",
+        caption=f"assumed: {REDRAWN:.0%} of the draws are made again; {SCENARIO_TOKENS} tokens a "
+        f"scenario, {TURN_TOKENS} a message",
+        min_width=64,
+    )
     table.add_column("what")
     table.add_column("about", justify="right")
     for name, value in (

@@ -107,11 +107,9 @@ class TeacherRun:
         """Items of the plan without an example."""
         return [index for index in range(self.config.num) if index not in self.ledger.accepted]
 
-    def stop(self, reason: Exception | None = None) -> None:
-        """Make no further call; what is in flight is waited for and kept."""
-        self._stop = (
-            self._stop or reason or TeacherError("stopped; nothing is lost: go on with --resume")
-        )
+    def stop(self, reason: Exception) -> None:
+        """Make no further call; what is in flight is waited for and kept, then `run` raises."""
+        self._stop = self._stop or reason
         self.caller.stop()
 
     async def run(self) -> None:
