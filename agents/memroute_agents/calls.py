@@ -78,6 +78,12 @@ FATAL = frozenset((FailureKind.AUTH, FailureKind.MODEL, FailureKind.QUOTA))
 LONGEST_WAIT_S = 120.0
 """A longer `Retry-After` ends the run rather than holding it up."""
 
+LONGEST_ANSWER = 500_000
+"""Characters of the longest answer that is taken; a line of a data file must hold it."""
+
+CONNECT_S = 10.0
+"""Most seconds for reaching an endpoint, however long its answers may take."""
+
 _FIRST_CONTACT = 4
 """Tries of a call to an endpoint that has never been reached."""
 
@@ -205,6 +211,9 @@ class Caller:
                 started = time.perf_counter()
                 try:
                     completion = await self.model.complete(request)
+                    if len(completion.text) > LONGEST_ANSWER:
+                        said = f"an answer of {len(completion.text):,} characters is not taken"
+                        raise CallFailure(FailureKind.REQUEST, said)
                 except CallFailure as error:
                     failure = error
                     if failure.kind in FATAL:

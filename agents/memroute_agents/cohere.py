@@ -58,7 +58,7 @@ class CohereModel:
         self.endpoint, self._key = endpoint.rstrip("/"), key
         self._http = open_client(timeout_s, concurrency)
         self._client = cohere.AsyncClientV2(
-            api_key=key, base_url=self.endpoint, httpx_client=self._http, timeout=timeout_s
+            api_key=key, base_url=self.endpoint, httpx_client=self._http
         )
 
     async def complete(self, request: ChatRequest) -> Completion:
@@ -90,6 +90,8 @@ class CohereModel:
             )
         except ParsingError:
             failure = CallFailure(FailureKind.MALFORMED, "the answer is not of the protocol")
+        except httpx.ConnectTimeout:
+            failure = CallFailure(FailureKind.CONNECTION, f"{self.endpoint}: not reached in time")
         except httpx.TimeoutException as error:
             failure = CallFailure(
                 FailureKind.TIMEOUT, f"no answer in time ({type(error).__name__})"

@@ -18,7 +18,7 @@ from typing import Any
 HTTP_FAULTS = ("429", "500", "503", "timeout", "cut", "malformed", "foreign")
 """Nothing is paid: the answer does not arrive whole, or is none of the protocol."""
 
-ANSWER_FAULTS = ("schema", "not_json", "refusal")
+ANSWER_FAULTS = ("schema", "not_json", "refusal", "surrogate")
 """Paid, but of no use: the server's `spoil` makes them."""
 
 
