@@ -36,6 +36,7 @@ __all__ = [
     "failure_from_status",
     "read_setting",
     "redact",
+    "token_count",
 ]
 
 
@@ -319,6 +320,12 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
         except ValueError:
             continue
     return None
+
+
+def token_count(usage: object, name: str) -> int:
+    """A number of tokens from what an endpoint says of its usage; 0 where it says none."""
+    value = getattr(usage, name, None)
+    return int(value) if isinstance(value, int | float) and 0 <= value < 1e12 else 0
 
 
 def redact(text: str, key: str) -> str:

@@ -20,6 +20,7 @@ from memroute_agents.calls import (
     failure_from_status,
     read_setting,
     redact,
+    token_count,
 )
 from memroute_agents.hosted import HostedAgent, HostedSettings, shots_from
 from memroute_env.errors import AgentError, MissingDependencyError
@@ -89,8 +90,10 @@ class OpenAIModel:
         except openai.APIConnectionError as error:
             said = redact(str(error.__cause__ or error), self._key)
             failure = CallFailure(FailureKind.CONNECTION, f"{self.endpoint}: {said}")
-        except (openai.APIError, ValueError):  # the body is not JSON
-            failure = CallFailure(FailureKind.MALFORMED, "the answer is not of the protocol")
+        except (openai.APIError, TypeError, ValueError, AttributeError) as error:
+            # The SDK trips over bodies that are not JSON, or not of the protocol.
+            said = f"the answer is not of the protocol ({type(error).__name__})"
+            failure = CallFailure(FailureKind.MALFORMED, said)
         raise failure
 
     async def close(self) -> None:
@@ -127,8 +130,8 @@ def _completion(response: Any) -> Completion:
     return Completion(
         text=text if isinstance(text, str) else "",
         truncated=finish == "length",
-        input_tokens=int(getattr(usage, "prompt_tokens", None) or 0),
-        output_tokens=int(getattr(usage, "completion_tokens", None) or 0),
+        input_tokens=token_count(usage, "prompt_tokens"),
+        output_tokens=token_count(usage, "completion_tokens"),
     )
 
 
