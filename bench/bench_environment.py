@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -92,7 +93,7 @@ def rows() -> list[Row]:
             )
         )
     result += _environments()
-    built = []
+    built, tables = [], _build_tables(taxonomy, RewardConfig())
     for i in range(7):
         config = RewardConfig(malformed=-1.0 - i * 1e-9)
         started = time.perf_counter()
@@ -137,7 +138,8 @@ def _environments() -> list[Row]:
         )
     ]
     mode = gym.vector.AutoresetMode.SAME_STEP
-    for view in ({}, {"observation": "index", "action": "discrete"}):
+    views: list[dict[str, Any]] = [{}, {"observation": "index", "action": "discrete"}]
+    for view in views:
         name = "/".join(view.values()) or "text"
         native = gym.make_vec("MemoryRouting-v0", num_envs=64, dataset=dataset, **view)
         sync = gym.make_vec(

@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+from bench.harness import Row, rate, seconds
 from memroute_agents.local.checkpoint import load_policy, save_policy
 from memroute_agents.local.features import FeatureConfig, extract, sentences_of
 from memroute_agents.local.router import LocalAgent, default_policy
 from memroute_data_gen.compose import Composer
-
-from bench.harness import Row, rate, seconds
 from memroute_env import load_dataset
 
 

@@ -18,10 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.harness import Row
 from memroute_agents.cohere import DEFAULT_MODEL, CohereModel
 from memroute_data_gen.teacher.pipeline import TeacherConfig, TeacherRun
-
-from bench.harness import Row
 from memroute_env.taxonomy import load_taxonomy
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,11 +9,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from memroute_env.errors import MemrouteError
 
-__all__ = ["EXIT_ERROR", "EXIT_GATE", "EXIT_INTERRUPTED", "fail_cleanly", "note", "progress_bar"]
+__all__ = [
+    "EXIT_ERROR",
+    "EXIT_GATE",
+    "EXIT_INTERRUPTED",
+    "cleanly",
+    "fail_cleanly",
+    "note",
+    "progress_bar",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 EXIT_ERROR = 2
 """Bad input or an agent that failed: one line on standard error."""
@@ -47,6 +59,17 @@ def fail_cleanly(on_interrupt: str = "interrupted; nothing was written") -> Iter
         place = f"{error.filename}: " if error.filename else ""
         note(f"error: {place}{error.strerror or error}; check the path and its permissions")
         raise SystemExit(EXIT_ERROR) from None
+
+
+def cleanly(command: Callable[P, R]) -> Callable[P, R]:
+    """A command that fails like all others: `fail_cleanly` around a function."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with fail_cleanly():
+            return command(*args, **kwargs)
+
+    return run
 
 
 @contextmanager

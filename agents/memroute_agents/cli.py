@@ -1,4 +1,4 @@
-"""`memroute train local` and `memroute route`."""
+"""`memroute train local`, `memroute train tinker`, `memroute route`, `memroute publish`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
+from memroute_agents.tinker.cli import publish, train_tinker
 from memroute_env.cli_support import fail_cleanly, note, progress_bar
+
+__all__ = ["publish", "route", "train_app"]
 
 train_app = typer.Typer(help="Train an agent.", no_args_is_help=True, rich_markup_mode="markdown")
 
@@ -205,3 +208,9 @@ def _as_text(record: dict[str, Any]) -> str:
             + (f"  turns {', '.join(map(str, item['evidence']))}" if item["evidence"] else "")
         )
     return "\n".join(lines)
+
+
+train_app.command(
+    "tinker",
+    epilog="Example: `memroute train tinker --stage all --preset paper --out runs/llama`",
+)(train_tinker)

@@ -89,7 +89,8 @@ class CohereModel:
         try:
             return _completion(await self._client.chat(**arguments))
         except ApiError as error:
-            headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+            sent = getattr(error, "headers", None) or {}  # older versions keep them back
+            headers = {name.lower(): value for name, value in sent.items()}
             message = redact(_message(error.body), self._key)
             failure = failure_from_status(
                 error.status_code or 0, message, headers, key_name=_KEY_NAME, model=request.model

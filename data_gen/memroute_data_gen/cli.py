@@ -1,4 +1,4 @@
-"""`memroute data`: compose, import, check, split."""
+"""`memroute data`: compose, build, import, check, split, teach, export, push."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from memroute_env.cli_support import EXIT_GATE, fail_cleanly, note, progress_bar
+from memroute_data_gen.publish import export, push
+from memroute_data_gen.teacher.cli import teach
+from memroute_env.cli_support import EXIT_GATE, cleanly, fail_cleanly, note, progress_bar
 
 app = typer.Typer(
     help="Make, import, check and split conversation data.",
@@ -186,3 +188,14 @@ def split(
         for name, part in split_examples(examples, shares, seed=seed).items():
             write_examples(out_dir / f"{name}.jsonl", part)
             print(f"{name:10s} {len(part):6d}")
+
+
+app.command(epilog="Example: `memroute data teach --num 2000 --out taught.jsonl --dry-run`")(
+    cleanly(teach)
+)
+app.command(epilog="Example: `memroute data export --format hf --out export/marketing`")(
+    cleanly(export)
+)
+app.command(epilog="Example: `memroute data push me/marketing-memory --data marketing`")(
+    cleanly(push)
+)

@@ -52,8 +52,8 @@ def suspected_noise(
     examples: Sequence[Example],
     taxonomy: Taxonomy,
     *,
-    doubt: float = 0.08,
-    confidence: float = 0.6,
+    doubt: float = 0.15,
+    confidence: float = 0.5,
 ) -> list[dict[str, Any]]:
     """Examples whose label a cross-validated classifier contradicts with confidence.
 

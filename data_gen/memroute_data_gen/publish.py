@@ -94,7 +94,6 @@ def push(
         import tempfile
 
         from memroute_agents.calls import read_setting
-
         from memroute_data_gen.repository import load_splits, write_hf
 
         try:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from memroute_agents.cli import route, train_app
-from memroute_data_gen.cli import app as data_app
 
+from memroute_agents.cli import publish, route, train_app
+from memroute_data_gen.cli import app as data_app
 from memroute_env.cli import envs
-from memroute_env.cli_support import EXIT_ERROR, fail_cleanly, note, progress_bar
+from memroute_env.cli_support import EXIT_ERROR, cleanly, fail_cleanly, note, progress_bar
+from memroute_eval.report_cli import compare, leaderboard, report
 
 app = typer.Typer(
     name="memroute",
@@ -25,12 +26,20 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
-app.command()(envs)
-app.command()(route)
+app.command(epilog="Example: `memroute envs`")(envs)
+app.command(
+    epilog='Example: `echo "USER: keep it short with me, always" | memroute route --agent local`'
+)(route)
+app.command(epilog="Example: `memroute publish runs/llama --repo me/router --dry-run`")(publish)
+app.command(epilog="Example: `memroute report runs/demo --out report.html --plots plots`")(
+    cleanly(report)
+)
+app.command(epilog="Example: `memroute compare a.json b.json`")(cleanly(compare))
+app.command(epilog="Example: `memroute leaderboard runs`")(cleanly(leaderboard))
 
 Parse = Annotated[str, typer.Option(help="How text answers are read: strict or lenient.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the results here.")]
-ReportFile = Annotated[Path | None, typer.Option(help="Write an HTML report here.")]
+ReportFile = Annotated[Path | None, typer.Option("--report", help="Write an HTML report here.")]
 
 
 @app.command(
@@ -49,7 +58,7 @@ def eval_(
     ],
     parse: Parse = "strict",
     json_out: Json = None,
-    report: ReportFile = None,
+    report_out: ReportFile = None,
     seed: Annotated[int, typer.Option(help="For agents that draw, and for the bootstrap.")] = 0,
     taxonomy: Annotated[str | None, typer.Option(help="Taxonomy of the data.")] = None,
     train_data: Annotated[
@@ -95,7 +104,7 @@ def eval_(
                     _write_json(partial, json_out)
                     note(f"agents that had finished: {json_out}")
                 raise
-        _publish(results, dataset, json_out, report)
+        _publish(results, json_out, report_out)
         if any(result["n_failed"] for result in results["agents"].values()):
             note("some calls failed; the metrics above leave them out")
             raise SystemExit(EXIT_ERROR)
@@ -109,7 +118,7 @@ def score(
     data: Annotated[str, typer.Option(help="Dataset: a name or a JSONL file.")],
     parse: Parse = "strict",
     json_out: Json = None,
-    report: ReportFile = None,
+    report_out: ReportFile = None,
     missing: Annotated[
         str, typer.Option(help="Examples without a prediction: error, or wrong.")
     ] = "error",
@@ -143,7 +152,7 @@ def score(
                 )
             },
         }
-        _publish(results, dataset, json_out, report)
+        _publish(results, json_out, report_out)
 
 
 @app.command(epilog="Example: `memroute demo --out runs/demo --seed 0`")
@@ -158,12 +167,12 @@ def demo(
         from memroute_eval.demo import run_demo
 
         with progress_bar("") as update:
-            results, report = run_demo(out, seed, update)
+            results, page = run_demo(out, seed, update)
         from memroute_eval.table import print_results
 
         print_results(results)
         print(f"policy: local:{out}")
-        print(f"report: {report}")
+        print(f"report: {page}")
 
 
 def _test_split(data: str) -> str | None:
@@ -188,20 +197,18 @@ def _write_json(results: dict[str, Any], path: Path) -> None:
     partial.replace(path)
 
 
-def _publish(
-    results: dict[str, Any], dataset: Any, json_out: Path | None, report: Path | None
-) -> None:
+def _publish(results: dict[str, Any], json_out: Path | None, report_out: Path | None) -> None:
     from memroute_eval.table import print_results
 
     print_results(results)
     if json_out is not None:
         _write_json(results, json_out)
         note(f"results: {json_out}")
-    if report is not None:
+    if report_out is not None:
         from memroute_eval.report import write_report
 
-        write_report([results], report)
-        note(f"report: {report}")
+        write_report([results], report_out)
+        note(f"report: {report_out}")
 
 
 def main() -> None:

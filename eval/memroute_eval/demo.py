@@ -10,7 +10,6 @@ from typing import Any
 from memroute_agents.local.router import LocalAgent
 from memroute_agents.local.training import TrainConfig, train_policy
 from memroute_data_gen.corpus import build_split
-
 from memroute_env.conversation import write_examples
 from memroute_env.datasets import SPLITS, Dataset
 from memroute_env.taxonomy import load_taxonomy

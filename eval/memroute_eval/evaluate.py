@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from memroute_agents.agent import Agent, AgentContext, RoutingDecision, checked_route, create_agent
 
+from memroute_agents.agent import Agent, AgentContext, RoutingDecision, checked_route, create_agent
 from memroute_env import __version__
 from memroute_env.datasets import Dataset, load_dataset
 from memroute_env.env import MemoryRoutingEnv

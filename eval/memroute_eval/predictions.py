@@ -6,7 +6,6 @@ import json
 from os import PathLike
 
 from memroute_agents.agent import RoutingDecision
-
 from memroute_env.conversation import iter_lines
 from memroute_env.datasets import Dataset
 from memroute_env.errors import DataError

@@ -223,13 +223,14 @@ def _measured(
     taxonomy = taxonomy_of(results)
     agents = agent_views(results)
     categories = category_views(taxonomy)
-    examples, no_text = find_examples(results["dataset"], taxonomy, folders, data)
+    examples, no_text = find_examples(results["dataset"], folders, data)
     scenarios = scenarios_of(agents, taxonomy, examples)
     groups = group_tables(agents)
     names = {group.key: [name for name, _, _ in group.rows] for group in groups}
     return {
         "title": f"{results['dataset']['name']} · memroute report",
         "dataset": results["dataset"],
+        "measured": results,
         "agents": agents,
         "by_name": {agent.name: agent for agent in agents},
         "verdict": verdict_of(results, agents, results.get("seed", 0)),

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from memroute_env.datasets import load_dataset
 from memroute_env.errors import OptionError
 from memroute_env.render import plain
 from memroute_eval.compare import DEFAULT_METRICS, Difference, compare_agents
@@ -48,6 +49,9 @@ def report(
         str | None,
         typer.Option(metavar="NAME_OR_PATH", help="The data with the conversations."),
     ] = None,
+    taxonomy: Annotated[
+        str | None, typer.Option(metavar="NAME_OR_PATH", help="Taxonomy of --data.")
+    ] = None,
 ) -> None:
     """Write a self-contained HTML report that compares agents and shows every scenario."""
     from memroute_eval.plots import write_plots
@@ -55,9 +59,12 @@ def report(
 
     console = Console(stderr=True)
     given = gather(sources)
+    if taxonomy is not None and data is None:
+        raise OptionError("--taxonomy says how --data is labelled; give --data, too")
+    dataset = load_dataset(data, taxonomy=taxonomy) if data and taxonomy else data
     if csv is not None and given.results is None:
         raise OptionError("--csv needs results; the sources hold training curves only")
-    write_page(given, out, data)
+    write_page(given, out, dataset)
     _say(console, f"report: {out} ({out.stat().st_size / 1e6:.1f} MB)")
     if plots is not None:
         written = write_plots(plots, given.results, given.curves)

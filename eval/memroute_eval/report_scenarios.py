@@ -12,7 +12,7 @@ from typing import Any
 
 from memroute_env.conversation import Example
 from memroute_env.datasets import Dataset, load_dataset
-from memroute_env.errors import MemrouteError
+from memroute_env.errors import DataError, MemrouteError
 from memroute_env.taxonomy import Taxonomy
 from memroute_eval.report_view import AgentView
 
@@ -88,7 +88,6 @@ class Scenario:
 
 def find_examples(
     dataset: Mapping[str, Any],
-    taxonomy: Taxonomy,
     folders: Sequence[Path] = (),
     data: Dataset | str | PathLike[str] | None = None,
 ) -> tuple[dict[str, Example], str]:
@@ -96,42 +95,38 @@ def find_examples(
 
     Args:
         dataset: What the results say of their data.
-        taxonomy: Of the results.
         folders: Where the results came from; searched for the dataset's file.
         data: The dataset or its path, where the caller knows better.
 
     Returns:
         Examples by id, and an empty string; or no example, and the reason in a sentence.
     """
-    if isinstance(data, Dataset):
-        candidates: list[Any] = [data]
-    elif data is not None:
-        candidates = [data]
-    else:
-        name = dataset["name"]
-        candidates = [name, *(folder / Path(name).name for folder in folders)]
-    problem = ""
-    for candidate in candidates:
+    name = dataset["name"]
+    given = [data] if data is not None else [name, *(f / Path(name).name for f in folders)]
+    problem = f"no data called {name!r} were found, neither shipped nor beside the results"
+    for candidate in given:
         try:
             found = candidate if isinstance(candidate, Dataset) else _load(candidate, dataset)
         except (MemrouteError, OSError) as error:
-            problem = problem or f"the data cannot be loaded ({error})"
+            # What a results file names may be any file of this machine; its content is no message.
+            problem = f"the data cannot be loaded ({error})" if data is not None else problem
             continue
         if found.sha256 == dataset["sha256"]:
             return {example.id: example for example in found}, ""
         problem = (
-            f"the data called {dataset['name']!r} has changed since the results were made "
+            f"the data called {name!r} have changed since the results were made "
             f"(sha256 {found.sha256[:12]}, the results were measured on {dataset['sha256'][:12]})"
         )
     return {}, problem
 
 
 def _load(candidate: str | PathLike[str], dataset: Mapping[str, Any]) -> Dataset:
-    """Load a name or path in the results' split and, where it is a shipped one, taxonomy."""
-    split = dataset.get("split") or None
-    if isinstance(candidate, str) and ":" in candidate and not Path(candidate).exists():
-        split = None
-    return load_dataset(candidate, split)
+    """Load a name or path in the results' split; devices and pipes are refused."""
+    path = Path(candidate)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise DataError(f"{path}: is neither a file nor a directory")
+    named_split = isinstance(candidate, str) and ":" in candidate and not path.exists()
+    return load_dataset(candidate, None if named_split else dataset.get("split") or None)
 
 
 def scenarios_of(

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from memroute_env.errors import DataError, MemrouteError
 from memroute_env.taxonomy import Category, Horizon, Taxonomy, load_taxonomy
@@ -53,6 +52,9 @@ _ANSWER_FIELDS = (
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 _Interval = Annotated[list[_Number], Field(min_length=2, max_length=2)]
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+_METRIC = TypeAdapter(_Number | None)
 
 
 class _Model(BaseModel):
@@ -97,6 +99,14 @@ class _Summary(_Model):
     ci95: dict[str, _Interval | None]
 
 
+class _Category(_Model):
+    support: int
+    predicted: int
+    precision: _Number | None
+    recall: _Number | None
+    f1: _Number | None
+
+
 class _Agent(_Summary):
     version: str = ""
     n_failed: int = 0
@@ -109,7 +119,7 @@ class _Agent(_Summary):
     by_difficulty: dict[str, _Summary]
     by_domain: dict[str, _Summary]
     by_gold_size: dict[str, _Summary]
-    by_category: dict[str, dict[str, _Number | None]]
+    by_category: dict[str, _Category]
     examples: list[_Row] = Field(min_length=1)
 
 
@@ -126,7 +136,7 @@ class _Results(_Model):
     format: int
     dataset: _Dataset
     parse: str = "strict"
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     agents: dict[str, _Agent] = Field(min_length=1)
 
 
@@ -200,9 +210,10 @@ def _check_metrics(agent: Mapping[str, Any], where: str) -> None:
         groups += [(f"{where}.{group}.{key}", part) for key, part in agent[group].items()]
     for label, summary in groups:
         for metric in METRICS:
-            value = summary.get(metric)
-            if value is not None and not (isinstance(value, int | float) and isfinite(value)):
-                raise DataError(f"{label}: field {metric!r}: a finite number is needed")
+            try:
+                _METRIC.validate_python(summary.get(metric), strict=True)
+            except ValidationError:
+                raise DataError(f"{label}: field {metric!r}: a finite number is needed") from None
 
 
 def _check_rows(rows: Sequence[Mapping[str, Any]], taxonomy: Taxonomy, where: str) -> None:

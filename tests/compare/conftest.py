@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from memroute_data_gen.compose import Composer
-from memroute_eval.evaluate import evaluate
 
+from memroute_data_gen.compose import Composer
 from memroute_env.datasets import Dataset
+from memroute_eval.evaluate import evaluate
 
 AGENTS = ["constant:company.brand_core", "oracle", "random:uniform"]
 

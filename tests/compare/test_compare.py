@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from memroute_eval.compare import compare_agents, compare_outcomes, holm
-from memroute_eval.metrics import Outcomes, metrics_of
 from scipy import stats
 
 from memroute_env.errors import DataError, OptionError
 from memroute_env.reward import Reward
 from memroute_env.taxonomy import load_taxonomy
+from memroute_eval.compare import compare_agents, compare_outcomes, holm
+from memroute_eval.metrics import Outcomes, metrics_of
 
 TAXONOMY = load_taxonomy("marketing")
 REWARD = Reward(TAXONOMY)

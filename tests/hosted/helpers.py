@@ -10,7 +10,6 @@ from typing import Any
 from memroute_agents.agent import AgentContext, create_agent
 from memroute_agents.hosted import HostedAgent
 from memroute_data_gen.compose import compose
-
 from memroute_env.datasets import Dataset
 from memroute_env.taxonomy import load_taxonomy
 from tests.servers import cohere, openai

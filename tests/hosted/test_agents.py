@@ -12,11 +12,11 @@ import time
 from typing import Any
 
 import pytest
-from memroute_agents.agent import AgentContext, create_agent
-from memroute_eval.evaluate import AgentSpec, evaluate
 
+from memroute_agents.agent import AgentContext, create_agent
 from memroute_env.errors import AgentError, MissingDependencyError, OptionError
 from memroute_env.prompt import build_messages
+from memroute_eval.evaluate import AgentSpec, evaluate
 from tests.hosted.helpers import TAXONOMY, Setup, gold_answers, played, train
 from tests.servers.base import FOREIGN
 

@@ -8,7 +8,6 @@ import pytest
 
 pytest.importorskip("openai")
 from memroute_agents.agent import AgentContext, create_agent
-
 from memroute_env.errors import AgentError
 from memroute_env.parsing import parse_answer
 from tests.hosted.helpers import TAXONOMY, Setup, played

@@ -16,10 +16,10 @@ pytest.importorskip("pyarrow")
 pytest.importorskip("huggingface_hub")
 
 from huggingface_hub import DatasetCard
-from memroute_data_gen.compose import compose
-from memroute_data_gen.repository import load_splits, write_hf
 from pyarrow import parquet
 
+from memroute_data_gen.compose import compose
+from memroute_data_gen.repository import load_splits, write_hf
 from memroute_env.conversation import Example, write_examples
 from memroute_env.datasets import Dataset, load_dataset
 from memroute_env.errors import DataError, MissingDependencyError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from html.parser import HTMLParser
 
@@ -36,9 +37,9 @@ class Page(HTMLParser):
         self.attributes |= {name for name, _ in attrs}
         for name, value in attrs:
             if name == "id":
-                self.ids.append(value)
+                self.ids.append(value or "")
             if name in ("href", "src"):
-                self.links.append(value)
+                self.links.append(value or "")
         if tag not in VOID:
             self.open.append(tag)
 
@@ -124,12 +125,20 @@ def test_text_is_shown_only_if_the_data_are_those_of_the_results(tmp_path, resul
     out = tmp_path / "report.html"
     write_report([results], out)
     page = out.read_text()
-    assert 'id="no-text"' in page and "cannot be loaded" in page
+    assert 'id="no-text"' in page and "were found, neither shipped nor beside" in page
     assert 'class="talk"' not in page and 'class="chip missed"' in page
     other = Dataset(dataset[:39], dataset.taxonomy, name="composed-40")
     write_report([results], out, data=other)
     page = out.read_text()
-    assert "has changed since the results were made" in page and 'class="talk"' not in page
+    assert "have changed since the results were made" in page and 'class="talk"' not in page
+
+
+def test_a_file_that_results_name_is_not_quoted(tmp_path, results):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("api_key = 12345")
+    named = {**results, "dataset": {**results["dataset"], "name": str(secret)}}
+    write_report([named], tmp_path / "report.html")
+    assert "12345" not in (tmp_path / "report.html").read_text()
 
 
 def test_data_beside_the_results_are_found(tmp_path, dataset):
@@ -194,6 +203,53 @@ def test_one_agent_alone_needs_no_comparison(tmp_path, results):
     write_report([alone], tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "in reward" in page and "Is it significant?" not in page
+
+
+def heading(path) -> str:
+    found = re.search(r'<h1 id="who-h">(.*?)</h1>', path.read_text(), re.S)
+    assert found
+    return re.sub(r"<.*?>", "", found[1])
+
+
+def test_headline_claims_no_more_than_the_test_does(tmp_path, results):
+    out = tmp_path / "report.html"
+    model, chance = (results["agents"][n] for n in ("chat:model", "random:uniform"))
+    write_report([{**results, "agents": {"a": model, "b": model}}], out)
+    assert heading(out) == "a is ahead, but not beyond chance"
+    write_report([{**results, "agents": {"a": model, "b": model, "c": chance}}], out)
+    assert heading(out) == "a leads; b is too close to call"
+    write_report([{**results, "agents": {"a": model, "c": chance}}], out)
+    assert heading(out) == "a wins"
+
+
+def test_among_many_agents_the_leader_is_tested_against_each(tmp_path, results):
+    model, chance = (results["agents"][n] for n in ("chat:model", "random:uniform"))
+    many = {"leader": model, **{f"random {i}": chance for i in range(9)}}
+    write_report([{**results, "agents": many}], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    pairs = page.split('<table class="pairs">')[1].split("</table>")[0]
+    assert pairs.count('<th scope="row">') == 9 and pairs.count(">leader<") == 9
+
+
+def test_damaged_results_are_refused_or_drawn_but_never_crash(tmp_path, results, dataset):
+    rng = random.Random(0)
+    junk = [None, -1, 1e308, 10**400, "", "<b>", [], {}, [None], True, float("inf")]
+    refused = 0
+    for _ in range(24):
+        damaged = json.loads(json.dumps(results))
+        parent, key, depth = damaged, "agents", rng.randint(1, 6)
+        while depth and isinstance(parent[key], dict | list) and parent[key]:
+            parent, depth = parent[key], depth - 1
+            key = rng.choice([*parent] if isinstance(parent, dict) else range(len(parent)))
+        if isinstance(parent, dict) and rng.random() < 0.3:
+            del parent[key]
+        else:
+            parent[key] = rng.choice(junk)
+        try:
+            write_report([damaged], tmp_path / "report.html", data=dataset)
+        except DataError:
+            refused += 1
+    assert 6 < refused < 24
 
 
 def test_results_of_different_data_are_refused(tmp_path, results, hostile_results):

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from typer.testing import CliRunner
+
 from memroute_agents.cohere import CohereModel
 from memroute_data_gen.teacher.cli import teach
 from memroute_data_gen.teacher.pipeline import TeacherConfig, TeacherRun
-from typer.testing import CliRunner
-
 from memroute_env.taxonomy import load_taxonomy
 from tests.servers.cohere import KEY, MODEL
 

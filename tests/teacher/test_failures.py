@@ -8,7 +8,6 @@ import pytest
 
 pytest.importorskip("cohere")
 from memroute_data_gen.teacher.errors import TeacherError
-
 from tests.servers.base import ANSWER_FAULTS, HTTP_FAULTS
 from tests.servers.cohere import KEY, CohereServer
 from tests.teacher.helpers import Teacher, read_lines, run_here

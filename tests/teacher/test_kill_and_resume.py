@@ -12,10 +12,10 @@ import pytest
 pytest.importorskip("cohere")
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from memroute_data_gen.splits import near_duplicates
 from memroute_data_gen.teacher.errors import TeacherError
 from memroute_data_gen.teacher.plan import plan_item
-
 from memroute_env.datasets import Dataset, load_dataset
 from memroute_env.taxonomy import load_taxonomy
 from tests.servers.base import ANSWER_FAULTS, HTTP_FAULTS

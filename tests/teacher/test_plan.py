@@ -7,10 +7,10 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from memroute_data_gen.teacher.answers import Rejected
 from memroute_data_gen.teacher.duplicates import DuplicateIndex
 from memroute_data_gen.teacher.plan import make_brief, plan_item
-
 from memroute_env.conversation import Example
 from memroute_env.taxonomy import Taxonomy, load_taxonomy
 

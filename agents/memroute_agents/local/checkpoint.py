@@ -106,9 +106,7 @@ def _assemble(header: dict, arrays: dict[str, np.ndarray]) -> LocalPolicy:
     family = SetFamily(taxonomy, RewardConfig(**reward))
     features = header["features"]
     encoder = Encoder(
-        FeatureConfig(
-            tuple(features["word_orders"]), tuple(features["char_orders"]), features["bits"]
-        ),
+        FeatureConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in features.items()}),
         arrays["columns"].astype(np.int32),
         arrays["idf"].astype(np.float32),
     )

@@ -59,8 +59,10 @@ class FeatureConfig:
     """Which n-grams are taken, and into how many buckets they are hashed."""
 
     word_orders: tuple[int, ...] = (1, 2)
-    char_orders: tuple[int, ...] = (3, 4, 5)
-    bits: int = 17
+    stem_lengths: tuple[int, ...] = (5,)
+    """Prefixes of words: `priorit` for priority and priorities; uni- and bigrams of them."""
+    char_orders: tuple[int, ...] = (5,)
+    bits: int = 18
     """Buckets of each view: 2**bits."""
 
 
@@ -225,6 +227,12 @@ def _hashed(texts: Sequence[str], config: FeatureConfig) -> list[tuple[UIntArray
         if order in config.word_orders and len(gram):
             same = word_rows[: len(gram)] == word_rows[order - 1 :]
             add(gram[same], word_rows[: len(gram)][same], order)
+    for length in config.stem_lengths:
+        stems = (sums[np.minimum(ends, starts + length)] - sums[starts]) * back[starts]
+        add(stems, word_rows, 200 + length)
+        if len(stems) > 1:
+            same = word_rows[:-1] == word_rows[1:]
+            add((stems[:-1] * _NEXT_WORD + stems[1:])[same], word_rows[:-1][same], 300 + length)
     # The line feed that closes the last text belongs to it.
     row[-1] = len(texts) - 1
     for order in config.char_orders:

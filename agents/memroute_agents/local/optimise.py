@@ -36,8 +36,6 @@ class Schedule:
     """L2 weight decay, applied with every step."""
     warm_up: int = 50
     """Steps until the peak."""
-    dropout: float = 0.0
-    """Share of n-gram occurrences that a step does not see: no single phrase may carry a label."""
     evidence_weight: float = 0.0
     """How much the authored evidence teaches the sentences' attention, where there is some."""
 
@@ -110,8 +108,6 @@ class Optimiser:
     def step(self, objective: Objective, chosen: IntArray) -> Loss:
         """One step on some conversations; the number of steps so far sets its size."""
         batch = self.data.take(chosen)
-        if self.schedule.dropout:
-            batch = self._thinned(batch)
         forward = self.policy.forward(batch)
         loss = objective(chosen, forward.logits)
         attention = None
@@ -123,14 +119,6 @@ class Optimiser:
         gradient = self.policy.gradient(batch, forward, loss.gradient, attention)
         self._apply(gradient)
         return loss
-
-    def _thinned(self, batch: Encoded) -> Encoded:
-        """The batch without a random share of its n-grams, the others scaled up to match."""
-        rng = np.random.default_rng([self.seed, 7, self._steps])
-        keep = 1 - self.schedule.dropout
-        for matrix in (batch.user, batch.assistant):
-            matrix.data = matrix.data * (rng.random(len(matrix.data), np.float32) < keep) / keep
-        return batch
 
     def _apply(self, gradient: Parameters) -> None:
         s = self.schedule

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-from memroute_agents.calls import Completion
 from pydantic import ValidationError
 
+from memroute_agents.calls import Completion
 from memroute_data_gen.teacher.plan import Brief
 from memroute_env.conversation import Conversation, Example, Labels, Metadata
 from memroute_env.errors import MemrouteError

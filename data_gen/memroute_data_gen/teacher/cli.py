@@ -53,7 +53,6 @@ def teach(
     with fail_cleanly("interrupted; nothing is lost: go on with --resume"):
         from memroute_agents.calls import Price
         from memroute_agents.cohere import DEFAULT_MODEL, PRICES
-
         from memroute_data_gen.teacher.command import dry_run as estimate_only
         from memroute_data_gen.teacher.command import teach as run
         from memroute_data_gen.teacher.pipeline import TeacherConfig

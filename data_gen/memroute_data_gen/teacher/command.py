@@ -7,10 +7,10 @@ import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from memroute_agents.calls import Price
-from memroute_agents.cohere import open_model
 from rich.console import Console
 
+from memroute_agents.calls import Price
+from memroute_agents.cohere import open_model
 from memroute_data_gen.teacher.display import live, show_estimate, summary
 from memroute_data_gen.teacher.errors import TeacherError
 from memroute_data_gen.teacher.estimate import estimate

@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from memroute_agents.calls import Price
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from memroute_agents.calls import Price
 from memroute_data_gen.teacher.estimate import (
     REDRAWN,
     SCENARIO_TOKENS,

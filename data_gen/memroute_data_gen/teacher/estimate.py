@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memroute_agents.calls import ChatRequest, Price
-
 from memroute_data_gen.teacher.plan import make_brief, plan_item
 from memroute_data_gen.teacher.prompts import conversation_request, scenario_request
 from memroute_env.prompt import system_prompt

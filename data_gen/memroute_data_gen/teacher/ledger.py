@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from memroute_agents.calls import Completion, Price
-
 from memroute_data_gen.teacher.answers import FORMAL, Rejected, RejectReason
 from memroute_data_gen.teacher.errors import TeacherError
 from memroute_data_gen.teacher.files import AppendFile

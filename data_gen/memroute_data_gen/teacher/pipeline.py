@@ -16,7 +16,6 @@ from memroute_agents.calls import (
     Completion,
     FailureKind,
 )
-
 from memroute_data_gen.teacher.answers import (
     Rejected,
     RejectReason,

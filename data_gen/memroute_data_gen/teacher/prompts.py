@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from memroute_agents.calls import ChatRequest
-
 from memroute_data_gen.teacher.plan import Brief
 from memroute_env.conversation import Conversation
 from memroute_env.prompt import build_messages
