@@ -73,7 +73,9 @@ class Evil:
         return Path.touch, (Path("executed"),)
 
 
-@pytest.mark.parametrize("kind", ["pickle", "object array", "npz of objects", "text", "empty", "npy"])
+@pytest.mark.parametrize(
+    "kind", ["pickle", "object array", "npz of objects", "text", "empty", "npy"]
+)
 def test_a_foreign_file_is_refused_and_never_executed(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,9 +172,7 @@ def test_a_cut_off_file_is_refused(checkpoint: Path, tmp_path: Path) -> None:
             load_policy(path)
 
 
-def test_a_damaged_file_is_refused_wherever_the_damage_is(
-    checkpoint: Path, tmp_path: Path
-) -> None:
+def test_a_damaged_file_is_refused_wherever_the_damage_is(checkpoint: Path, tmp_path: Path) -> None:
     whole = checkpoint.read_bytes()
     path = tmp_path / "policy.npz"
     refused = 0

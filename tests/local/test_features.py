@@ -106,7 +106,9 @@ def test_case_digits_marks_and_space_are_normalised() -> None:
 
 def test_rows_are_sentences_of_the_user_and_the_assistant_as_a_whole() -> None:
     conversations = [
-        conversation(("user", "One. Two! Three?"), ("assistant", "Four. Five."), ("user", "Six\n7")),
+        conversation(
+            ("user", "One. Two! Three?"), ("assistant", "Four. Five."), ("user", "Six\n7")
+        ),
         conversation(("assistant", "Only me.")),
         conversation(("user", "Only you.")),
     ]

@@ -59,9 +59,7 @@ def test_probabilities_are_a_distribution(trained: LocalPolicy, held_out: Datase
     assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
 
 
-def test_decisions_maximise_what_they_are_asked_to(
-    trained: LocalPolicy, held_out: Dataset
-) -> None:
+def test_decisions_maximise_what_they_are_asked_to(trained: LocalPolicy, held_out: Dataset) -> None:
     probabilities = trained.probabilities(batch_of(trained, held_out, 40))
     masks, reward = trained.family.masks, trained.family.reward
     scores = reward.score_masks(masks[:, None], masks[None, :], components=True)

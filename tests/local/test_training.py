@@ -23,9 +23,7 @@ SHORT = replace(QUICK, supervised=replace(QUICK.supervised, epochs=3), gradient_
 
 
 def same_parameters(one: LocalPolicy, two: LocalPolicy) -> bool:
-    pairs = zip(
-        one.parameters.arrays().values(), two.parameters.arrays().values(), strict=True
-    )
+    pairs = zip(one.parameters.arrays().values(), two.parameters.arrays().values(), strict=True)
     return all(np.array_equal(a, b) for a, b in pairs) and one.temperature == two.temperature
 
 
@@ -212,7 +210,9 @@ def test_from_scratch_never_touches_a_gold_set(
     masks = np.random.default_rng(1).permutation(train.gold_masks)
     lied = [
         e.model_copy(
-            update={"labels": e.labels.model_copy(update={"categories": ids(int(m)), "evidence": {}})}
+            update={
+                "labels": e.labels.model_copy(update={"categories": ids(int(m)), "evidence": {}})
+            }
         )
         for e, m in zip(train, masks, strict=True)
     ]
