@@ -7,7 +7,7 @@ The key comes from `COHERE_API_KEY` or a `.env` file, another endpoint from the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from memroute_agents.agent import Agent, AgentContext, register_agent
 from memroute_agents.calls import (
@@ -59,7 +59,11 @@ class CohereModel:
         self.endpoint, self._key = endpoint.rstrip("/"), key
         self._http = open_client(timeout_s, concurrency)
         self._client = cohere.AsyncClientV2(
-            api_key=key, base_url=self.endpoint, httpx_client=self._http
+            api_key=key,
+            base_url=self.endpoint,
+            httpx_client=self._http,
+            # Older versions would put 300 s in its place; it is only passed on to httpx.
+            timeout=cast(Any, self._http.timeout),
         )
 
     async def complete(self, request: ChatRequest) -> Completion:
