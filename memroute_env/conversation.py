@@ -17,6 +17,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
@@ -178,7 +179,7 @@ def iter_lines(path: str | PathLike[str]) -> Iterator[tuple[int, bytes]]:
         while True:
             try:
                 line = stream.readline(MAX_LINE_BYTES + 1)
-            except (OSError, EOFError) as error:
+            except (OSError, EOFError, zlib.error) as error:
                 raise DataError(
                     f"{path}:{number + 1}: cannot be read ({error}); the file may be damaged"
                 ) from None
@@ -228,14 +229,13 @@ def parse_example(line: bytes, where: str, taxonomy: Taxonomy) -> Example:
 def check_categories(example: Example, where: str, taxonomy: Taxonomy) -> None:
     """Raise DataError unless the example's labels are a valid answer in this taxonomy."""
     try:
-        mask = taxonomy.mask(example.labels.categories)
+        taxonomy.mask(example.labels.categories)
     except MemrouteError as error:
         raise DataError(
             f"{where}: field 'labels.categories': {error} (taxonomy {taxonomy.name!r})"
         ) from None
     for category_id in example.labels.evidence:
-        bit = taxonomy.bits.get(category_id)
-        if bit is None or not mask & bit:
+        if category_id not in example.labels.categories:
             raise DataError(
                 f"{where}: field 'labels.evidence': {category_id!r} is not among the example's "
                 "categories; remove the entry or add the category"

@@ -122,7 +122,8 @@ class Dataset(Sequence[Example]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A shipped dataset pickles as its name; any other with its examples."""
-        if self.name in _SHIPPED and load_dataset(self.name, self.split) is self:
+        shipped = _SHIPPED.get(self.name)
+        if shipped and self.split in shipped.files and load_dataset(self.name, self.split) is self:
             return load_dataset, (self.name, self.split)
         return _rebuild, (self._examples, self.taxonomy, self.name, self.split, self.version)
 
@@ -191,7 +192,8 @@ def load_dataset(
         DataError: If there is no such dataset or split, or a line is invalid; the message names
             file, line, field and remedy.
     """
-    if isinstance(name_or_path, str) and not Path(name_or_path).exists():
+    # A shipped name wins over a file or folder called like it: that is ./marketing.
+    if isinstance(name_or_path, str):
         name, _, suffix = name_or_path.partition(":")
         if name in _SHIPPED:
             if suffix and split and suffix != split:

@@ -65,6 +65,8 @@ def seek(dataset: Dataset, options: Mapping[str, Any] | None) -> int | None:
             f"reset options may hold either 'index' or 'id', got {', '.join(map(repr, options))}"
         )
     if "id" in options:
+        if not isinstance(options["id"], str):
+            raise OptionError(f"reset option 'id': a string is needed, got {options['id']!r}")
         try:
             return dataset.index_of(options["id"])
         except DataError as error:

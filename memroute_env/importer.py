@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,9 @@ def _convert(
             }
         )
         check_categories(example, f"line {number}", taxonomy)
+        example.to_json().encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise _Unusable(f"not text: half a character (position {error.start})") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
@@ -207,10 +211,16 @@ def _identifier(
         repairs.append("no id: numbered by line")
         name = f"{stem}-{number}"
     if name in used:
-        unique = f"{name}-{number}"
+        unique = next(u for u in _numbered(name, number) if u not in used)
         repairs.append(f"repeated id: {name!r} became {unique!r}")
         name = unique
     return name
+
+
+def _numbered(name: str, number: int) -> Iterator[str]:
+    """Names with the line's number, then with more numbers."""
+    yield f"{name}-{number}"
+    yield from (f"{name}-{number}-{again}" for again in count(2))
 
 
 def _categories(value: Any, taxonomy: Taxonomy, repairs: list[str]) -> list[str]:
@@ -276,7 +286,7 @@ def _unpack_string(item: Any, position: int, repairs: list[str]) -> Any:
     if text.startswith("{"):
         try:
             inner = json.loads(text)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             inner = None
         if isinstance(inner, dict):
             repairs.append(f"turn as JSON in a string: turn {position}")

@@ -8,9 +8,9 @@ memory) batch them as tuples of strings.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from gymnasium.spaces import Space, Tuple
@@ -183,13 +183,39 @@ def _write_shared_text(space: _TextSpace, index: int, value: str, shared_memory:
     buffer[start:body] = len(data).to_bytes(_LENGTH_BYTES, "little")
 
 
-@read_from_shared_memory.register(_TextSpace)
-def _read_shared_text(space: _TextSpace, shared_memory: Any, n: int = 1) -> tuple[str, ...]:
-    buffer = memoryview(shared_memory.get_obj()).cast("B")
-    slot = _slot_bytes(space)
-    texts = []
-    for start in range(0, n * slot, slot):
+class _SharedTexts(Sequence[str]):
+    """The texts in a shared memory as they are now: what arrays are for numbers.
+
+    `AsyncVectorEnv` reads its shared memory once, when it is made, and hands out deep copies of
+    what it got; a deep copy of this is a tuple of strings.
+    """
+
+    def __init__(self, space: _TextSpace, shared_memory: Any, n: int) -> None:
+        self._buffer = memoryview(shared_memory.get_obj()).cast("B")
+        self._slot, self._n = _slot_bytes(space), n
+
+    def __len__(self) -> int:
+        return self._n
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(self._n)))
+        start = range(self._n)[index] * self._slot
         body = start + _LENGTH_BYTES
-        length = int.from_bytes(buffer[start:body], "little")
-        texts.append(bytes(buffer[body : body + length]).decode("utf-8", "surrogatepass"))
-    return tuple(texts)
+        length = int.from_bytes(self._buffer[start:body], "little")
+        return bytes(self._buffer[body : body + length]).decode("utf-8", "surrogatepass")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> tuple[str, ...]:
+        return tuple(self)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+
+@read_from_shared_memory.register(_TextSpace)
+def _read_shared_text(space: _TextSpace, shared_memory: Any, n: int = 1) -> Any:
+    return _SharedTexts(space, shared_memory, n)

@@ -101,7 +101,13 @@ class MemoryRoutingVectorEnv(VectorEnv[Any, Any, Any]):
                 "the vector environment does not render; make a single environment for that"
             )
         self.num_envs = num_envs
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        try:
+            self.autoreset_mode = AutoresetMode(autoreset_mode)
+        except ValueError:
+            raise OptionError(
+                f"autoreset_mode {autoreset_mode!r} is not one of "
+                f"{', '.join(mode.value for mode in AutoresetMode)}"
+            ) from None
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.dataset = resolve_dataset(dataset, split, taxonomy)
         self.taxonomy = self.dataset.taxonomy

@@ -233,8 +233,12 @@ class DiscreteAction:
 
     def one(self, action: Any, /) -> ParsedAnswer:
         """Look one number up."""
-        number = int(action)
-        if number != action or not 0 <= number < len(self._sets):
+        try:
+            number = int(action)
+            valid = bool(number == action) and 0 <= number < len(self._sets)
+        except (TypeError, ValueError, OverflowError):
+            number, valid = -1, False
+        if not valid:
             raise InvalidAction(f"action {action!r} is not a number in [0, {len(self._sets)})")
         return ParsedAnswer(int(self._sets[number]))
 

@@ -222,7 +222,8 @@ def checked_route(
     except MemrouteError:
         raise
     except Exception as error:
-        raise AgentError(f"agent {name!r} raised {type(error).__name__}: {error}") from error
+        said = " ".join(str(error).split())
+        raise AgentError(f"agent {name!r} raised {type(error).__name__}: {said}") from error
     if not isinstance(decisions, list) or len(decisions) != len(conversations):
         got = len(decisions) if isinstance(decisions, Sequence) else type(decisions).__name__
         raise AgentError(

@@ -36,6 +36,7 @@ __all__ = [
     "failure_from_status",
     "read_setting",
     "redact",
+    "token_count",
 ]
 
 
@@ -77,6 +78,12 @@ FATAL = frozenset((FailureKind.AUTH, FailureKind.MODEL, FailureKind.QUOTA))
 
 LONGEST_WAIT_S = 120.0
 """A longer `Retry-After` ends the run rather than holding it up."""
+
+LONGEST_ANSWER = 500_000
+"""Characters of the longest answer that is taken; a line of a data file must hold it."""
+
+CONNECT_S = 10.0
+"""Most seconds for reaching an endpoint, however long its answers may take."""
 
 _FIRST_CONTACT = 4
 """Tries of a call to an endpoint that has never been reached."""
@@ -205,6 +212,9 @@ class Caller:
                 started = time.perf_counter()
                 try:
                     completion = await self.model.complete(request)
+                    if len(completion.text) > LONGEST_ANSWER:
+                        said = f"an answer of {len(completion.text):,} characters is not taken"
+                        raise CallFailure(FailureKind.REQUEST, said)
                 except CallFailure as error:
                     failure = error
                     if failure.kind in FATAL:
@@ -310,6 +320,12 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
         except ValueError:
             continue
     return None
+
+
+def token_count(usage: object, name: str) -> int:
+    """A number of tokens from what an endpoint says of its usage; 0 where it says none."""
+    value = getattr(usage, name, None)
+    return int(value) if isinstance(value, int | float) and 0 <= value < 1e12 else 0
 
 
 def redact(text: str, key: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from memroute_agents.agent import Agent, AgentContext, register_agent
 from memroute_agents.calls import (
+    CONNECT_S,
     CallFailure,
     ChatRequest,
     Completion,
@@ -19,6 +20,7 @@ from memroute_agents.calls import (
     failure_from_status,
     read_setting,
     redact,
+    token_count,
 )
 from memroute_agents.hosted import HostedAgent, HostedSettings, shots_from
 from memroute_env.errors import AgentError, MissingDependencyError
@@ -41,12 +43,13 @@ class OpenAIModel:
             MissingDependencyError: If the SDK is not installed.
         """
         try:
-            from openai import AsyncOpenAI
+            from openai import AsyncOpenAI, Timeout
         except ImportError:
             raise MissingDependencyError("openai", "chat") from None
         self.endpoint, self._key = endpoint.rstrip("/"), key
+        timeout = Timeout(timeout_s, connect=min(timeout_s, CONNECT_S))
         self._client = AsyncOpenAI(
-            api_key=key or "none", base_url=self.endpoint, max_retries=0, timeout=timeout_s
+            api_key=key or "none", base_url=self.endpoint, max_retries=0, timeout=timeout
         )
         # OpenAI's own models want the new name of the limit, the other servers know the old one.
         own = self.endpoint.startswith("https://api.openai.com")
@@ -78,13 +81,19 @@ class OpenAIModel:
                 key_name=_KEY_NAME,
                 model=request.model,
             )
-        except openai.APITimeoutError:
-            failure = CallFailure(FailureKind.TIMEOUT, "no answer in time")
+        except openai.APITimeoutError as error:
+            if type(error.__cause__).__name__ == "ConnectTimeout":
+                said = f"{self.endpoint}: not reached in time"
+                failure = CallFailure(FailureKind.CONNECTION, said)
+            else:
+                failure = CallFailure(FailureKind.TIMEOUT, "no answer in time")
         except openai.APIConnectionError as error:
             said = redact(str(error.__cause__ or error), self._key)
             failure = CallFailure(FailureKind.CONNECTION, f"{self.endpoint}: {said}")
-        except (openai.APIError, ValueError):  # the body is not JSON
-            failure = CallFailure(FailureKind.MALFORMED, "the answer is not of the protocol")
+        except (openai.APIError, TypeError, ValueError, AttributeError) as error:
+            # The SDK trips over bodies that are not JSON, or not of the protocol.
+            said = f"the answer is not of the protocol ({type(error).__name__})"
+            failure = CallFailure(FailureKind.MALFORMED, said)
         raise failure
 
     async def close(self) -> None:
@@ -121,8 +130,8 @@ def _completion(response: Any) -> Completion:
     return Completion(
         text=text if isinstance(text, str) else "",
         truncated=finish == "length",
-        input_tokens=int(getattr(usage, "prompt_tokens", None) or 0),
-        output_tokens=int(getattr(usage, "completion_tokens", None) or 0),
+        input_tokens=token_count(usage, "prompt_tokens"),
+        output_tokens=token_count(usage, "completion_tokens"),
     )
 
 

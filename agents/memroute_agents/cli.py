@@ -109,7 +109,9 @@ def route(
 
         chosen = load_taxonomy(taxonomy or "marketing")
         items = _read_conversations(source)
-        context = AgentContext(chosen, load_train=lambda: load_dataset("marketing", "train"))
+        context = AgentContext(
+            chosen, load_train=lambda: load_dataset("marketing", "train", chosen)
+        )
         decisions = checked_route(
             create_agent(agent, context), [conversation for _, conversation in items], agent
         )
@@ -151,7 +153,7 @@ def _read_conversations(source: str) -> list[tuple[str, Any]]:
             raise DataError(
                 f"{name}:{number}: field 'conversation' is missing; add the turns"
             ) from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             first = str(error).splitlines()[0]
             raise DataError(
                 f"{name}:{number}: not a conversation ({first}); see the README"

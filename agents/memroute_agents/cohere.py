@@ -19,6 +19,7 @@ from memroute_agents.calls import (
     failure_from_status,
     read_setting,
     redact,
+    token_count,
 )
 from memroute_agents.hosted import HostedAgent, HostedSettings, shots_from
 from memroute_agents.transport import open_client
@@ -58,14 +59,19 @@ class CohereModel:
         self.endpoint, self._key = endpoint.rstrip("/"), key
         self._http = open_client(timeout_s, concurrency)
         self._client = cohere.AsyncClientV2(
-            api_key=key, base_url=self.endpoint, httpx_client=self._http, timeout=timeout_s
+            api_key=key, base_url=self.endpoint, httpx_client=self._http
         )
 
     async def complete(self, request: ChatRequest) -> Completion:
         """See `ChatModel.complete`."""
         import httpx
         from cohere.core.api_error import ApiError
-        from cohere.core.parse_error import ParsingError
+        from pydantic import ValidationError
+
+        try:
+            from cohere.core.parse_error import ParsingError as Unreadable
+        except ImportError:  # older versions let pydantic's error through
+            Unreadable = ValidationError
 
         arguments: dict[str, Any] = {
             "model": request.model,
@@ -83,13 +89,18 @@ class CohereModel:
         try:
             return _completion(await self._client.chat(**arguments))
         except ApiError as error:
-            headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+            sent = getattr(error, "headers", None) or {}  # older versions keep them back
+            headers = {name.lower(): value for name, value in sent.items()}
             message = redact(_message(error.body), self._key)
             failure = failure_from_status(
                 error.status_code or 0, message, headers, key_name=_KEY_NAME, model=request.model
             )
-        except ParsingError:
-            failure = CallFailure(FailureKind.MALFORMED, "the answer is not of the protocol")
+        except (Unreadable, TypeError, ValueError, AttributeError) as error:
+            # The SDK trips over bodies that are JSON but not of the protocol.
+            said = f"the answer is not of the protocol ({type(error).__name__})"
+            failure = CallFailure(FailureKind.MALFORMED, said)
+        except httpx.ConnectTimeout:
+            failure = CallFailure(FailureKind.CONNECTION, f"{self.endpoint}: not reached in time")
         except httpx.TimeoutException as error:
             failure = CallFailure(
                 FailureKind.TIMEOUT, f"no answer in time ({type(error).__name__})"
@@ -130,8 +141,8 @@ def _completion(response: Any) -> Completion:
     return Completion(
         text="".join(text for text in texts if isinstance(text, str)),
         truncated=finish == "MAX_TOKENS",
-        input_tokens=int(getattr(billed, "input_tokens", None) or 0),
-        output_tokens=int(getattr(billed, "output_tokens", None) or 0),
+        input_tokens=token_count(billed, "input_tokens"),
+        output_tokens=token_count(billed, "output_tokens"),
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.request import getproxies
 
+from memroute_agents.calls import CONNECT_S
+
 if TYPE_CHECKING:
     import httpx
 
@@ -19,7 +21,7 @@ def open_client(timeout_s: float, concurrency: int) -> httpx.AsyncClient:
     shared pool is used, because httpx routes through proxies only there.
 
     Args:
-        timeout_s: Seconds for connecting, for writing and between two pieces of an answer.
+        timeout_s: Seconds between two pieces of an answer; connecting may take `CONNECT_S`.
         concurrency: Most calls in flight.
     """
     import httpx
@@ -55,7 +57,8 @@ def open_client(timeout_s: float, concurrency: int) -> httpx.AsyncClient:
             for transport in self._idle:
                 await transport.aclose()
 
+    timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_S))
     if getproxies():
         limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-        return httpx.AsyncClient(timeout=timeout_s, limits=limits, follow_redirects=True)
-    return httpx.AsyncClient(timeout=timeout_s, transport=OwnPools(), follow_redirects=True)
+        return httpx.AsyncClient(timeout=timeout, limits=limits, follow_redirects=True)
+    return httpx.AsyncClient(timeout=timeout, transport=OwnPools(), follow_redirects=True)

@@ -178,12 +178,14 @@ def split(
     with fail_cleanly():
         from memroute_data_gen.splits import split_examples
         from memroute_env.conversation import iter_examples, write_examples
-        from memroute_env.errors import OptionError
+        from memroute_env.errors import DataError, OptionError
         from memroute_env.taxonomy import load_taxonomy
 
         if validation + test >= 1:
             raise OptionError("--validation and --test leave nothing for training")
         examples = list(iter_examples(source, load_taxonomy(taxonomy or "marketing")))
+        if not examples:
+            raise DataError(f"{source}: holds no example; one JSON object a line is expected")
         shares = {"train": 1 - validation - test, "validation": validation, "test": test}
         for name, part in split_examples(examples, shares, seed=seed).items():
             write_examples(out_dir / f"{name}.jsonl", part)

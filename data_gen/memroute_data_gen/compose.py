@@ -111,6 +111,7 @@ class Recipe:
         return cls(**values)
 
 
+_CLOSERS = ("train", "train", "validation", "train", "train", "test")
 _SLOT = re.compile(r"\{(\w+?)(2?)\}")
 _WHOLE_CONVERSATION = frozenset(("company", "product", "competitor"))
 
@@ -134,6 +135,8 @@ class _Pools:
     mixed: dict[int, list[Utterance]] = field(default_factory=dict)
     """Number of categories to the messages that carry as many."""
     none: list[Utterance] = field(default_factory=list)
+    closing: list[str] = field(default_factory=list)
+    """Closing remarks: even those belong to one split."""
 
 
 class Composer:
@@ -314,6 +317,9 @@ def _pools(bank: Bank, split: str, num_storing: int) -> _Pools:
             pools.single[unit.mask.bit_length() - 1].append(unit)
         else:
             pools.mixed.setdefault(size, []).append(unit)
+    pools.closing = [
+        text for i, text in enumerate(bank.replies["closing"]) if _CLOSERS[i % 6] == split
+    ]
     if not pools.none or not all(pools.single):
         raise OptionError(f"the bank has no utterances of some category in split {split!r}")
     return pools

@@ -191,6 +191,10 @@ def _check_parse(parse: str) -> None:
 
 
 def _write_json(results: dict[str, Any], path: Path) -> None:
+    from memroute_env.errors import DataError
+
+    if path.is_dir():
+        raise DataError(f"{path}: is a directory; give a file to write, check the path")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -33,6 +33,9 @@ __all__ = [
 METRICS_FILE = "metrics.jsonl"
 """What a run directory calls its log."""
 
+_HELD_OUT = r"(?:val|valid|validation|test|eval|heldout|held_out)[/_]"
+"""How trainers mark figures of data that they do not train on."""
+
 _STEP_KEYS = ("step", "progress/batch", "iteration", "update", "global_step", "epoch")
 
 
@@ -48,9 +51,10 @@ class Series:
     @property
     def label(self) -> str:
         """The key without the prefixes that only a logger needs."""
-        key = re.sub(r"^(env/all/|optim/|train/|env/)", "", self.key)
+        key, held_out = re.subn(rf"^{_HELD_OUT}", "", self.key)
+        key = re.sub(r"^(env/all/|optim/|train/|env/)", "", key)
         key = re.sub(r"^reward[/_](?=f1|temporal|parity|efficiency)", "", key)
-        return re.sub(r"^(test|eval|val)[/_]", "held-out ", key.replace("env/all/", ""))
+        return f"held-out {key}" if held_out else key
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,6 @@ class Panel:
         return re.fullmatch(self.pattern, key, re.I) is not None
 
 
-_HELD_OUT = r"(?:val|valid|validation|test|eval|heldout|held_out)[/_]"
 _ENV = r"(?:env/all/|train/)?"
 PANELS = (
     Panel(
@@ -187,14 +190,15 @@ def panels_of(curves: Iterable[Curve]) -> tuple[list[tuple[Panel, list[Series]]]
     """Sort series into panels.
 
     Returns:
-        The panels that have a series of two points or more, and every series that no panel shows.
+        The panels that have a series of two points or more that are not all 0 (the KL of a stage
+        that has none), and every series that no panel shows.
     """
     shown: dict[str, list[Series]] = {panel.title: [] for panel in PANELS}
     rest: list[Series] = []
     for curve in curves:
         for series in curve.series:
             panel = next((p for p in PANELS if p.matches(series.key)), None)
-            if panel is None or len(series.values) < 2:
+            if panel is None or len(series.values) < 2 or not any(series.values):
                 rest.append(series)
             else:
                 shown[panel.title].append(series)

@@ -102,12 +102,18 @@ def result_of(
     rows: Sequence[Mapping[str, Any]],
     dataset: Dataset,
     *,
+    name: str = "",
     version: str = "",
     seconds: float | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """An agent's part of the results: metrics overall and by group, and the rows."""
+    """An agent's part of the results: metrics overall and by group, and the rows.
+
+    Raises:
+        AgentError: If every call failed; `name` says whose.
+    """
+    name = f"agent {name!r}: " if name else ""
     answered = [row for row in rows if not row.get("error")]
     result: dict[str, Any] = {
         "version": version,
@@ -115,7 +121,8 @@ def result_of(
     }
     if not answered:
         raise AgentError(
-            f"all {len(rows)} calls failed; the first: {rows[0]['error'] if rows else 'no rows'}"
+            f"{name}all {len(rows)} calls failed; the first: "
+            f"{' '.join(str(rows[0]['error']).split()) if rows else 'no rows'}"
         )
     outcomes = outcomes_of(answered, dataset)
     result |= summarise(outcomes, resamples=resamples, seed=seed)
@@ -246,6 +253,17 @@ def evaluate(
                 decisions += checked_route(spec.agent, batch, spec.name)
                 if progress is not None:
                     progress(spec.name, len(decisions), len(conversations))
+            elapsed = time.perf_counter() - started
+            rows = play(decisions, dataset, parse)
+            results["agents"][spec.name] = result_of(
+                rows,
+                dataset,
+                name=spec.name,
+                version=spec.version,
+                seconds=elapsed,
+                resamples=resamples,
+                seed=seed,
+            )
         except AgentError as error:
             error.partial = results  # type: ignore[attr-defined]  # what had finished is not lost
             raise
@@ -253,14 +271,6 @@ def evaluate(
             close = getattr(spec.agent, "close", None)
             if callable(close):
                 close()
-        results["agents"][spec.name] = result_of(
-            play(decisions, dataset, parse),
-            dataset,
-            version=spec.version,
-            seconds=time.perf_counter() - started,
-            resamples=resamples,
-            seed=seed,
-        )
     return results
 
 

@@ -42,7 +42,7 @@ def read_predictions(
             record = json.loads(line.decode("utf-8"))
         except UnicodeDecodeError as error:
             raise DataError(f"{where}: not UTF-8 text (byte {error.start})") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: not valid JSON: {error}") from None
         identifier = record.get("id") if isinstance(record, dict) else None
         if not isinstance(identifier, str | int):

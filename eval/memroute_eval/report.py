@@ -254,7 +254,7 @@ def _learnt(curves: Sequence[Curve]) -> dict[str, Any]:
     for panel, series in panels:
         for run in dict.fromkeys(s.run for s in series):
             lines = [
-                Line(s.label, s.steps, s.values, i)
+                Line(s.label.removeprefix(f"{panel.title.lower()} "), s.steps, s.values, i)
                 for i, s in enumerate(s for s in series if s.run == run)
             ]
             charts.append((panel.title, panel.better, run, line_chart(panel.title, lines)))

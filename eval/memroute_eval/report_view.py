@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from memroute_env.taxonomy import Taxonomy
 from memroute_eval.calibration import Calibration, calibration_of
 from memroute_eval.compare import Difference, compare_agents
 from memroute_eval.confusion import Confusion, Swap, confusion_of
+from memroute_eval.metrics import Outcomes, bootstrap_counts
 from memroute_eval.results import answered_rows, outcomes_from_rows, taxonomy_of
 from memroute_eval.targets import Check, check_targets
 
@@ -20,6 +23,7 @@ __all__ = [
     "GroupTable",
     "Verdict",
     "agent_views",
+    "category_intervals",
     "category_views",
     "confusion_rows",
     "group_tables",
@@ -76,6 +80,8 @@ class AgentView:
     data: Mapping[str, Any]
     """Its part of the results."""
     confusion: Confusion
+    category_ci95: Mapping[str, tuple[float, float] | None]
+    """Bootstrap interval of each category's F1; None where it is undefined."""
     calibration: Calibration | None
     checks: Sequence[Check]
 
@@ -126,13 +132,15 @@ def agent_views(results: Mapping[str, Any]) -> list[AgentView]:
     for index, name in enumerate(names):
         agent = results["agents"][name]
         rows = answered_rows(agent)
+        outcomes = outcomes_from_rows(rows, taxonomy)
         views.append(
             AgentView(
                 name,
                 index,
                 is_reference(name),
                 agent,
-                confusion_of(outcomes_from_rows(rows, taxonomy)),
+                confusion_of(outcomes),
+                category_intervals(outcomes),
                 calibration_of(rows),
                 check_targets(agent),
             )
@@ -143,6 +151,22 @@ def agent_views(results: Mapping[str, Any]) -> list[AgentView]:
 def is_reference(name: str) -> bool:
     """Whether an agent of that name knows the answers."""
     return name.partition(" ")[0] in REFERENCE_AGENTS
+
+
+def category_intervals(
+    outcomes: Outcomes, resamples: int = 1000, seed: int = 0
+) -> dict[str, tuple[float, float] | None]:
+    """95% percentile-bootstrap interval of every category's F1, exclusive category last."""
+    hits, predicted, gold = outcomes.category_hits()
+    counts = bootstrap_counts(len(outcomes), resamples, seed)
+    with np.errstate(invalid="ignore"):
+        f1 = 2 * (counts @ hits) / (counts @ (predicted + gold))
+    intervals: dict[str, tuple[float, float] | None] = {}
+    for category_id, values in zip(outcomes.taxonomy.all_ids, f1.T, strict=True):
+        defined = values[~np.isnan(values)]
+        low, high = np.percentile(defined, [2.5, 97.5]) if len(defined) else (0.0, 0.0)
+        intervals[category_id] = (float(low), float(high)) if len(defined) else None
+    return intervals
 
 
 def verdict_of(results: Mapping[str, Any], agents: Sequence[AgentView], seed: int = 0) -> Verdict:

@@ -68,9 +68,6 @@ def test_a_bad_data_file(
     [
         pytest.param(
             kind,
-            marks=pytest.mark.xfail(
-                strict=True, reason="an empty file is split into three empty ones without a word"
-            ),
         )
         if kind in ("empty", "blank")
         else kind
@@ -106,7 +103,6 @@ ROUTE_FILES: dict[str, tuple[bytes, str]] = {
     [
         pytest.param(
             kind,
-            marks=pytest.mark.xfail(strict=True, reason="json.loads raises RecursionError"),
         )
         if kind == "deeply nested"
         else kind
@@ -191,7 +187,6 @@ class NoStart:
         pytest.param(
             "Chatty",
             "first line",
-            marks=pytest.mark.xfail(strict=True, reason="the agent's message keeps its line feeds"),
         ),
         ("TooFew", "answered 1 for 14 conversations"),
         ("Strings", "returned str"),
@@ -218,7 +213,6 @@ def test_an_agent_that_breaks_its_contract_is_named(
         assert name in message
 
 
-@pytest.mark.xfail(strict=True, reason="'all calls failed' does not say whose")
 def test_whose_calls_all_failed_is_said(
     memroute: Memroute, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,7 +248,6 @@ def test_agents_that_had_finished_are_not_lost(
         pytest.param(
             ("--agent", "oracle", "--json", "."),
             "check the path",
-            marks=pytest.mark.xfail(strict=True, reason="with_name refuses '.' with a ValueError"),
         ),
         (("--agent", "oracle", "--json", "data.jsonl/o.json"), "check the path"),
         (("--agent", "keyword", "--train-data", "absent.jsonl"), "absent.jsonl: neither"),
@@ -279,7 +272,6 @@ def test_data_of_another_taxonomy(memroute: Memroute, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("agent", ["constant", "keyword", "random"])
-@pytest.mark.xfail(strict=True, reason="route hands agents the marketing data for any taxonomy")
 def test_route_never_answers_from_data_of_another_taxonomy(
     agent: str, memroute: Memroute, tmp_path: Path
 ) -> None:
@@ -317,7 +309,6 @@ PREDICTIONS: dict[str, tuple[str, list[str]]] = {
     [
         pytest.param(
             kind,
-            marks=pytest.mark.xfail(strict=True, reason="json.loads raises RecursionError"),
         )
         if kind == "deeply nested"
         else kind
@@ -357,7 +348,6 @@ def test_bad_options_of_score(memroute: Memroute, data: Path, predictions: Path)
         pytest.param(
             'distractors = ["a", "b", "c"]',
             "distractors",
-            marks=pytest.mark.xfail(strict=True, reason="float('a') escapes as a ValueError"),
         ),
     ],
 )
@@ -375,7 +365,6 @@ def test_bad_options_of_compose(memroute: Memroute) -> None:
     assert "absent.toml" in refused(memroute(*compose, "--recipe", "absent.toml"))
 
 
-@pytest.mark.xfail(strict=True, reason="write_examples leaves its .partial file behind")
 def test_a_refused_command_leaves_no_file_behind(memroute: Memroute, tmp_path: Path) -> None:
     memroute("data", "compose", "--num", 3, "--out", "o.jsonl", "--split", "dev")
     assert list(tmp_path.iterdir()) == []
@@ -394,7 +383,6 @@ def test_bad_options_of_training(memroute: Memroute, data: Path, tmp_path: Path)
                                       "--validation", data))  # fmt: skip
 
 
-@pytest.mark.xfail(strict=True, reason="numpy's error on a damaged state.npz escapes")
 def test_a_damaged_state_to_resume_from_is_named(
     memroute: Memroute, data: Path, tmp_path: Path
 ) -> None:

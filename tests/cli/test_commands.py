@@ -142,9 +142,6 @@ def ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "pack.ours:Mine",
         pytest.param(
             "ours_alone:Mine",
-            marks=pytest.mark.xfail(
-                strict=True, reason="module:Class is understood only if the module has a dot"
-            ),
         ),
     ],
 )
@@ -269,7 +266,6 @@ def test_route_in_words(memroute: Memroute) -> None:
     assert nothing.stdout == "1: none\n"
 
 
-@pytest.mark.xfail(strict=True, reason="str.splitlines cuts a JSON line at U+2028 inside a string")
 @pytest.mark.parametrize("mark", ["\u2028", "\u0085", "\u2029"])
 def test_route_splits_jsonl_at_line_feeds_only(
     memroute: Memroute, tmp_path: Path, mark: str

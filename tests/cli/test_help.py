@@ -35,7 +35,6 @@ def test_the_specified_commands_are_there() -> None:
     [
         pytest.param(
             command,
-            marks=pytest.mark.xfail(strict=True, reason="`memroute envs --help` has no example"),
         )
         if command == ("envs",)
         else command

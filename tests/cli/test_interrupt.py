@@ -91,7 +91,6 @@ def test_an_agent_that_hangs_can_be_interrupted(hanging: Path) -> None:
     assert "interrupted" in interrupt(process)
 
 
-@pytest.mark.xfail(strict=True, reason="only errors, not Ctrl-C, save the agents that finished")
 def test_agents_that_had_finished_are_kept_at_an_interrupt(hanging: Path) -> None:
     process = spawn("eval", "--agent", "oracle", "--agent", "theirs.slow:Hangs",
                     "--data", "data.jsonl", "--json", "o.json", cwd=hanging)  # fmt: skip

@@ -66,9 +66,6 @@ def test_every_split_has_every_category(split: str) -> None:
         True,
         pytest.param(
             False,
-            marks=pytest.mark.xfail(
-                strict=True, reason="closing remarks of the users are shared by all splits"
-            ),
         ),
     ],
 )
@@ -114,7 +111,6 @@ def test_an_unknown_name_or_split_is_named(name: str, split: str | None, said: s
         load_dataset(name, split)
 
 
-@pytest.mark.xfail(strict=True, reason="a path of that name in the working folder comes first")
 def test_a_folder_called_like_a_shipped_dataset_does_not_hide_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,9 +235,6 @@ def test_a_shipped_one_pickles_as_its_name() -> None:
         "train",
         pytest.param(
             "dev",
-            marks=pytest.mark.xfail(
-                strict=True, raises=DataError, reason="__reduce__ looks the unknown split up"
-            ),
         ),
     ],
 )

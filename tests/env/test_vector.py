@@ -39,10 +39,6 @@ ANSWERS = [
     "",
     "- `company.tools_config`, nonsense",
 ]
-STALE = pytest.mark.xfail(
-    strict=True,
-    reason="AsyncVectorEnv reads shared memory once, when it is made: every text stays empty",
-)
 # Forking a process that has threads (numpy's) warns on newer Pythons.
 FORKS = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -213,7 +209,6 @@ def test_bad_arguments_are_named(small: Dataset) -> None:
         env.step(("none",))
 
 
-@pytest.mark.xfail(strict=True, reason="AutoresetMode(...) raises a bare ValueError")
 def test_an_unknown_autoreset_mode_names_the_known_ones(small: Dataset) -> None:
     with pytest.raises(OptionError, match="SameStep"):
         MemoryRoutingVectorEnv(2, small, autoreset_mode="sometimes")
@@ -263,9 +258,6 @@ def test_a_numeric_action_outside_its_space_is_refused(
         "C",
         pytest.param(
             "F",
-            marks=pytest.mark.xfail(
-                strict=True, raises=ValueError, reason="packbits keeps the order, view() refuses it"
-            ),
         ),
         "strided",
     ],
@@ -395,7 +387,7 @@ def test_make_vec_sync(env_id: str) -> None:
 @pytest.mark.parametrize(
     ("env_id", "shared_memory"),
     [
-        pytest.param(IDS[0], True, marks=STALE),
+        pytest.param(IDS[0], True),
         (IDS[0], False),
         ("MemoryRoutingFeatures-v0", True),
         ("MemoryRoutingFeatures-v0", False),
@@ -443,7 +435,7 @@ def awkward_env(taxonomy: Taxonomy) -> Callable[[], gym.Env[Any, Any]]:
 
 
 @FORKS
-@pytest.mark.parametrize("shared_memory", [pytest.param(True, marks=STALE), False])
+@pytest.mark.parametrize("shared_memory", [pytest.param(True), False])
 def test_async_carries_every_character(marketing: Taxonomy, shared_memory: bool) -> None:
     make = awkward_env(marketing)
     env = AsyncVectorEnv([make, make], shared_memory=shared_memory)

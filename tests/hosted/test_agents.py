@@ -17,7 +17,8 @@ from memroute_agents.agent import AgentContext, create_agent
 from memroute_env.errors import AgentError, MissingDependencyError, OptionError
 from memroute_env.prompt import build_messages
 from memroute_eval.evaluate import AgentSpec, evaluate
-from tests.hosted.helpers import TAXONOMY, Setup, played, train
+from tests.hosted.helpers import TAXONOMY, Setup, gold_answers, played, train
+from tests.servers.base import FOREIGN
 
 CONVERSATIONS = [example.conversation for example in played()]
 GOLD = [", ".join(example.labels.categories) for example in played()]
@@ -116,6 +117,15 @@ def test_a_fifth_of_the_calls_failing_changes_no_answer(setup: Setup) -> None:
     assert not any(decision.error for decision in decisions)
 
 
+def test_bodies_that_are_no_answers_are_asked_for_again(setup: Setup) -> None:
+    with setup.server(script=("foreign",) * len(FOREIGN)) as server:
+        agent = setup.agent(server, concurrency=20)
+        decisions = agent.route(CONVERSATIONS[:20])
+        agent.close()
+        assert server.outcomes["foreign"] == len(FOREIGN)
+    assert [decision.text for decision in decisions] == GOLD[:20]
+
+
 def test_a_run_that_is_killed_pays_only_for_the_rest(setup: Setup) -> None:
     program = (
         "import sys, json\n"
@@ -158,8 +168,6 @@ def test_shots_come_from_the_training_split_and_never_from_the_played_data(setup
 
 
 def test_a_refused_call_is_an_error_and_never_an_empty_answer(setup: Setup) -> None:
-    from tests.hosted.helpers import gold_answers
-
     def answers(call):
         text = gold_answers(call)
         return setup.refused("too many tokens") if text == GOLD[0] else text

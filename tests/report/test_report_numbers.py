@@ -17,6 +17,7 @@ from memroute_eval.calibration import calibration_of
 from memroute_eval.confusion import confusion_of
 from memroute_eval.metrics import Outcomes
 from memroute_eval.published import BENCHMARK_SIZES, PUBLISHED
+from memroute_eval.report_view import category_intervals
 from memroute_eval.targets import TARGETS, Status, check_targets
 
 TAXONOMY = load_taxonomy("marketing")
@@ -73,6 +74,23 @@ def test_confusion_adds_up_to_gold_and_answers(pairs, malformed):
     assert got.right + got.swapped.sum(axis=0) + got.spurious == pytest.approx(predicted.sum(0))
     assert (got.missed > -1e-9).all() and (got.spurious > -1e-9).all()
     assert not got.swapped.diagonal().any()
+
+
+def test_intervals_of_categories_agree_with_a_slow_bootstrap():
+    rng = random.Random(1)
+    small = TAXONOMY.small_sets(2)
+    pairs = [(g if rng.random() < 0.6 else rng.choice(small), g) for g in rng.choices(small, k=150)]
+    o = outcomes(pairs)
+    place = TAXONOMY.all_ids.index(BRAND)
+    draws = np.random.default_rng(2)
+    slow = []
+    for _ in range(1500):
+        hits, predicted, gold = o[draws.integers(0, len(o), len(o))].category_hits()
+        slow.append(2 * hits[:, place].sum() / (predicted + gold)[:, place].sum())
+    low, high = np.percentile(slow, [2.5, 97.5])
+    assert category_intervals(o)[BRAND] == pytest.approx((low, high), abs=0.15 * (high - low))
+    nothing = outcomes([(mask("none"), mask("none"))])
+    assert category_intervals(nothing)[BRAND] is None
 
 
 def rows_of(pairs):

@@ -18,8 +18,20 @@ from typing import Any
 HTTP_FAULTS = ("429", "500", "503", "timeout", "cut", "malformed", "foreign")
 """Nothing is paid: the answer does not arrive whole, or is none of the protocol."""
 
-ANSWER_FAULTS = ("schema", "not_json", "refusal")
+ANSWER_FAULTS = ("schema", "not_json", "refusal", "surrogate")
 """Paid, but of no use: the server's `spoil` makes them."""
+
+FOREIGN = (
+    {"hello": "world"},
+    [],
+    "text",
+    7,
+    None,
+    {"message": 3, "finish_reason": "COMPLETE", "choices": 3},
+    {"message": [], "finish_reason": ["x"], "choices": [7]},
+    {"message": {"content": "text"}, "finish_reason": "COMPLETE", "choices": [{}]},
+)
+"""Bodies that are JSON but no answer."""
 
 
 @dataclass
@@ -218,7 +230,7 @@ class Server:
         if fault == "malformed":
             return Response(200, b'{"id": "x", "mess', {"content-type": "application/json"})
         if fault == "foreign":
-            return Response.of({"hello": "world"})
+            return Response.of(FOREIGN[self.calls % len(FOREIGN)])
         if fault == "timeout":
             return Response()
         request.fault = fault if fault in ANSWER_FAULTS else ""

@@ -108,6 +108,8 @@ class CohereServer(Server):
             return "I'm sorry, but I can't help with that."
         if fault == "not_json":
             return '{"turns": [{"role": "user", '
+        if fault == "surrogate":  # half an emoji
+            return '{"situation": "\ud83d", "company": "c", "facts": [], "turns": []}'
         if fault == "schema":
             return json.dumps({"turns": "none", "facts": 3})
         if "response_format" not in call:

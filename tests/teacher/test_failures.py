@@ -31,7 +31,12 @@ def test_every_transient_fault_is_retried_and_costs_nothing_twice(
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [("schema", "schema"), ("not_json", "not_json"), ("refusal", "refusal")],
+    [
+        ("schema", "schema"),
+        ("not_json", "not_json"),
+        ("refusal", "refusal"),
+        ("surrogate", "not_json"),
+    ],
 )
 def test_useless_answers_are_drawn_anew_and_kept_with_their_reason(
     tmp_path: Path, fault: str, reason: str

@@ -37,7 +37,7 @@ from memroute_env.reward import Reward  # noqa: E402
 ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("MEMROUTE_CACHE", ROOT / "runs" / "cache"))
 CLI = "import typer; from memroute_agents.tinker.cli import train_tinker; typer.run(train_tinker)"
-SFT_STEPS, RL_ITERATIONS = 10, 16
+SFT_STEPS, RL_ITERATIONS = 8, 10
 STAGE_TIMEOUT_S = 420.0
 
 
@@ -56,10 +56,11 @@ class Stack:
             "out": out, "stage": stage, "preset": "quick", "base-model": self.model,
             "renderer": "llama3", "base-url": self.server.url, "data": self.data,
             "lora-rank": 8, "max-length": 128, "max-tokens": 16, "save-every": 4,
-            "sft-steps": SFT_STEPS, "sft-batch-size": 32, "sft-learning-rate": 3e-4,
-            "sft-eval-every": 5, "sft-patience": 0, "rl-iterations": RL_ITERATIONS,
-            "rl-groups": 8, "rl-group-size": 8, "rl-learning-rate": 1e-3,
+            "sft-steps": SFT_STEPS, "sft-batch-size": 32, "sft-learning-rate": 2e-4,
+            "sft-eval-every": SFT_STEPS // 2, "sft-patience": 0, "rl-iterations": RL_ITERATIONS,
+            "rl-groups": 16, "rl-group-size": 8, "rl-learning-rate": 7e-4,
             "temperature": 1.0, "eval-temperature": 1.0, "rl-eval-every": RL_ITERATIONS // 2,
+            "eval-examples": 300,
         }  # fmt: skip
         flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
         return [sys.executable, "-c", CLI, *flags, "--yes"]
@@ -104,7 +105,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     python = install_server()
     model = build_tiny_model(CACHE / "tiny-llama")
     folder = tmp_path_factory.mktemp("tinker")
-    data = compose_splits(folder / "data", {"train": 1500, "validation": 160})
+    data = compose_splits(folder / "data", {"train": 1500, "validation": 400})
     os.environ.setdefault("TINKER_API_KEY", "tml-local")
     with LocalServer(model, folder / "server", python=python) as server:
         yield Stack(server, model, data, folder)

@@ -106,7 +106,12 @@ def _assemble(header: dict, arrays: dict[str, np.ndarray]) -> LocalPolicy:
     family = SetFamily(taxonomy, RewardConfig(**reward))
     features = header["features"]
     encoder = Encoder(
-        FeatureConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in features.items()}),
+        FeatureConfig(
+            word_orders=tuple(features["word_orders"]),
+            stem_lengths=tuple(features["stem_lengths"]),
+            char_orders=tuple(features["char_orders"]),
+            bits=features["bits"],
+        ),
         arrays["columns"].astype(np.int32),
         arrays["idf"].astype(np.float32),
     )

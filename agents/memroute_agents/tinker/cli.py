@@ -57,6 +57,7 @@ def train_tinker(
         int | None, typer.Option(help="Train on minibatches as they are sampled.")
     ] = None,
     rl_eval_every: Annotated[int | None, typer.Option()] = None,
+    eval_examples: Annotated[int | None, typer.Option(help="Held-out conversations.")] = None,
     eval_temperature: Annotated[
         float | None, typer.Option(help="0 evaluates the likeliest answer.")
     ] = None,
@@ -115,6 +116,7 @@ def train_tinker(
         "rl.max_steps_off_policy": max_steps_off_policy,
         "rl.stream_minibatches": stream_minibatches,
         "rl.eval_every": rl_eval_every,
+        "rl.eval_examples": eval_examples,
         "rl.eval_temperature": eval_temperature,
         "rl.save_every": save_every,
         "watch.kl_warn": kl_warn,

@@ -129,7 +129,7 @@ def prepare(
     stage: str = "all",
     prices: Any = None,
 ) -> Plan:
-    """Read data, estimate, and write `run.json`; nothing is sent.
+    """Read data and estimate; nothing is sent, and nothing written.
 
     Args:
         run_dir: The run's folder: a new one, or one to go on with.
@@ -167,7 +167,6 @@ def prepare(
             f"{plan.estimate.first_step_tokens:,} tokens; raise it, or make batches smaller"
         )
     run.versions = dict(_versions())
-    run.save()
     return plan
 
 
@@ -210,6 +209,7 @@ def train(plan: Plan, say: Say = print, *, verbose: bool = False) -> Mapping[str
     from memroute_agents.tinker.curves import draw_curves
     from memroute_agents.tinker.guard import Guard
 
+    plan.run.save()
     tokens = 0
     for stage in plan.stages:
         done = plan.run.stages.get(stage)

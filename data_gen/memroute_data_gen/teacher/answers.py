@@ -77,6 +77,7 @@ def _object(completion: Completion) -> dict[str, Any]:
         raise Rejected(RejectReason.TRUNCATED, f"cut off after {completion.output_tokens} tokens")
     try:
         value = json.loads(completion.text)
+        json.dumps(value, ensure_ascii=False).encode()  # half an emoji cannot be stored
     except (ValueError, RecursionError) as error:
         raise Rejected(RejectReason.NOT_JSON, str(error)) from None
     if not isinstance(value, dict):

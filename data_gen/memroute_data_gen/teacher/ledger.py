@@ -161,7 +161,8 @@ class Ledger:
             self._new = False
             plan = {"plan": {"format": FORMAT, **vars(self.key)}}
             await self._journal.append(json.dumps(plan))
-        await file.append(json.dumps(record, ensure_ascii=False))
+        # In ASCII, so that an answer with half an emoji in it can be kept as it came.
+        await file.append(json.dumps(record))
 
     def _count(self, completion: Completion, model: str) -> None:
         self.spent["calls"] += 1

@@ -12,13 +12,17 @@ project. What it does:
 5. `load_weights` without a model id creates the model from the state. The SDK names that model by
    itself, so the name is kept as an alias. The server restores the optimizer with the weights, also
    where the SDK asked for the weights alone.
-6. An HTTP 500 is tried again and then answered as 400, since the SDK retries a 500 for ever.
+6. `DELETE` of a checkpoint, which the server does not have, deletes its files.
+7. An HTTP 500 is tried again and then answered as 400, since the SDK retries a 500 for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
+import shutil
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -30,6 +34,10 @@ from tinker.proto import tinker_public_pb2 as pb
 
 JSON = b"application/json"
 PROTOBUF = b"application/x-protobuf"
+CHECKPOINT = re.compile(
+    r"/api/v1/training_runs/(?P<model>[\w-]+)/checkpoints/"
+    r"(?:(?P<kind>weights|sampler_weights)/)?(?P<name>[\w-]+)"
+)
 TICK_S = 0.05
 LONGEST_WAIT_S = 30.0
 """Under the 45 s after which the SDK gives up on one poll; it asks again after a 408."""
@@ -52,6 +60,8 @@ class Adapter:
                 if name in unquote(scope["path"]):
                     path = unquote(scope["path"]).replace(name, real)
                     scope = {**scope, "path": path, "raw_path": quote(path).encode()}
+            if scope["type"] == "http" and scope["method"] == "DELETE":
+                return await _respond(send, self.delete(scope["path"]), JSON, b"")
             return await self.app(scope, receive, send)
         headers = dict(scope["headers"])
         body = await _read(receive)
@@ -86,6 +96,22 @@ class Adapter:
             for name, real in self.alias.items():
                 if isinstance(request.get(key), str):
                     request[key] = request[key].replace(name, real)
+
+    def delete(self, path: str) -> int:
+        """Delete a checkpoint's files; returns the HTTP status."""
+        found = CHECKPOINT.fullmatch(unquote(path))
+        if found is None:
+            return 404
+        base = Path(str(self.app.state.engine_config.checkpoints_base)) / found["model"]
+        folder = base / "sampler_weights" if found["kind"] == "sampler_weights" else base
+        file = folder / f"{found['name']}.tar.gz"
+        if not file.exists():
+            return 404
+        if file.is_dir():  # training states are folders
+            shutil.rmtree(file)
+        else:
+            file.unlink()
+        return 204
 
     async def call(self, path: str, request: dict[str, Any]) -> tuple[int, bytes, bytes]:
         """One JSON request to the server itself: status, content type, body."""

@@ -2,9 +2,10 @@
 
     python serve.py api --port 8001 --base-model DIR --backend-config '{…}' …   (SkyRL's options)
 
-Two things differ from SkyRL's own start: its API starts the engine with `uv run`, here the engine
-is this file again under the same Python; and on Python 3.11 pydantic needs `typing_extensions`'
-TypedDict where SkyRL imports the one of `typing`.
+Three things differ from SkyRL's own start: its API starts the engine with `uv run`, here the engine
+is this file again under the same Python; on Python 3.11 pydantic needs `typing_extensions`'
+TypedDict where SkyRL imports the one of `typing`; and the engine waits for a wave of sampling
+requests to arrive before it samples, since a batch costs the same however few are in it.
 """
 
 from __future__ import annotations
@@ -41,6 +42,17 @@ def run_engine(argv: list[str]) -> None:
     """The process that computes."""
     from skyrl.tinker import engine
 
+    find = engine.TinkerEngine.find_batchable_sample
+    seen = 0
+
+    def find_all_of_a_wave(self: typing.Any, session: typing.Any) -> dict[str, typing.Any]:
+        nonlocal seen
+        found = find(self, session)
+        growing = len(found) > seen and len(found) < self.backend.config.sample_max_num_sequences
+        seen = len(found) if growing else 0
+        return {} if growing else found
+
+    engine.TinkerEngine.find_batchable_sample = find_all_of_a_wave  # type: ignore[method-assign]
     sys.argv = ["engine", *argv]
     engine.main()
 

@@ -28,8 +28,8 @@ from memroute_env.errors import AgentError
 __all__ = ["SERVER_PACKAGES", "LocalServer", "install_server", "server_python"]
 
 SERVER_PACKAGES = ("torch==2.13.0", "skyrl[tinker,jax]==0.3.0", "tinker==0.38.0")
-"""Pinned. torch (its peft import needs it) goes in by itself first, from PyTorch's CPU index where
-pip is not told another, so that no CUDA comes."""
+"""Pinned. torch (peft, which the server imports, needs it) goes in by itself first, from PyTorch's
+index of CPU builds where that can be reached, so that no CUDA comes with it."""
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 BACKEND = {
     "max_lora_adapters": 8,
@@ -70,11 +70,20 @@ def install_server(python: Path | None = None) -> Path:
     if not python.is_file():
         subprocess.run([sys.executable, "-m", "venv", str(python.parent.parent)], check=True)
     pip = [str(python), "-m", "pip", "install", "--quiet"]
-    for packages in (["--extra-index-url", TORCH_INDEX, SERVER_PACKAGES[0]], [*SERVER_PACKAGES]):
+    index = ["--index-url", TORCH_INDEX] if _reachable(TORCH_INDEX) else []
+    for packages in ([*index, SERVER_PACKAGES[0]], [*SERVER_PACKAGES]):
         if subprocess.run([*pip, *packages]).returncode:
             raise AgentError(f"pip could not install {' '.join(packages)} into {python.parent}")
     stamp.write_text(wanted)
     return python
+
+
+def _reachable(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=10):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
 
 
 def free_port() -> int:
