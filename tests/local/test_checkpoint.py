@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
