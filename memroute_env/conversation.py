@@ -277,15 +277,19 @@ def write_examples(path: str | PathLike[str], examples: Iterable[Example]) -> in
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     count = 0
-    with partial.open("wb") as raw:
-        # mtime=0 and no file name keep the header constant.
-        zipped = gzip.GzipFile("", "wb", 9, raw, mtime=0) if path.suffix == ".gz" else None
-        stream = zipped or raw
-        for example in examples:
-            stream.write(example.to_json().encode() + b"\n")
-            count += 1
-        if zipped is not None:
-            zipped.close()
+    try:
+        with partial.open("wb") as raw:
+            # mtime=0 and no file name keep the header constant.
+            zipped = gzip.GzipFile("", "wb", 9, raw, mtime=0) if path.suffix == ".gz" else None
+            stream = zipped or raw
+            for example in examples:
+                stream.write(example.to_json().encode() + b"\n")
+                count += 1
+            if zipped is not None:
+                zipped.close()
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     partial.replace(path)
     return count
 

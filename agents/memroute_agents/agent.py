@@ -10,10 +10,14 @@ registers its own names through the entry-point group `memroute.agents`; the ent
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from memroute_env.conversation import Conversation
@@ -167,7 +171,7 @@ def create_agent(name: str, context: AgentContext) -> Agent:
     try:
         if factory is not None:
             return factory(argument, context)
-        if "." in head and argument:
+        if argument and ("." in head or _importable(head)):
             return _from_class(head, argument, context)
     except MemrouteError:
         raise
@@ -190,9 +194,29 @@ def _find_factory(head: str) -> AgentFactory | None:
     return _FACTORIES.get(head)
 
 
+@contextmanager
+def _working_folder_importable() -> Iterator[None]:
+    """A console script does not look for modules where it is called; people expect it to."""
+    here = str(Path.cwd())
+    if here in sys.path or "" in sys.path:
+        yield
+        return
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+def _importable(module: str) -> bool:
+    with _working_folder_importable():
+        return module.isidentifier() and find_spec(module) is not None
+
+
 def _from_class(module_name: str, class_name: str, context: AgentContext) -> Agent:
     try:
-        target = getattr(import_module(module_name), class_name)
+        with _working_folder_importable():
+            target = getattr(import_module(module_name), class_name)
     except ModuleNotFoundError as error:
         raise AgentError(
             f"module {module_name!r} cannot be imported ({error}); is it on PYTHONPATH?"

@@ -139,7 +139,7 @@ def _read_conversations(source: str) -> list[tuple[str, Any]]:
     if not text.lstrip().startswith(("{", "[")):
         return [("1", conversation_from_text(text, name))]
     items = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         if len(line) > MAX_LINE_BYTES:

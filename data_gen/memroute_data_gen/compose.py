@@ -104,7 +104,10 @@ class Recipe:
                 raise OptionError(f"recipe: {key}: a number is needed, got {value!r}")
         values = dict(data)
         if "distractors" in values:
-            shares = tuple(float(share) for share in values["distractors"])
+            try:
+                shares = tuple(float(share) for share in values["distractors"])
+            except (TypeError, ValueError):
+                shares = ()
             if len(shares) != 3:
                 raise OptionError("recipe: distractors: three shares are needed (none, one, two)")
             values["distractors"] = shares

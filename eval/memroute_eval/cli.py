@@ -98,13 +98,13 @@ def eval_(
                     options=options,
                     progress=update,
                 )
-            except Exception as error:
+            except BaseException as error:
                 partial = getattr(error, "partial", None)
                 if partial and partial["agents"] and json_out is not None:
                     _write_json(partial, json_out)
                     note(f"agents that had finished: {json_out}")
                 raise
-        _publish(results, json_out, report_out)
+        _publish(results, dataset, json_out, report_out)
         if any(result["n_failed"] for result in results["agents"].values()):
             note("some calls failed; the metrics above leave them out")
             raise SystemExit(EXIT_ERROR)
@@ -152,7 +152,7 @@ def score(
                 )
             },
         }
-        _publish(results, json_out, report_out)
+        _publish(results, dataset, json_out, report_out)
 
 
 @app.command(epilog="Example: `memroute demo --out runs/demo --seed 0`")
@@ -201,7 +201,9 @@ def _write_json(results: dict[str, Any], path: Path) -> None:
     partial.replace(path)
 
 
-def _publish(results: dict[str, Any], json_out: Path | None, report_out: Path | None) -> None:
+def _publish(
+    results: dict[str, Any], dataset: Any, json_out: Path | None, report_out: Path | None
+) -> None:
     from memroute_eval.table import print_results
 
     print_results(results)
@@ -211,7 +213,7 @@ def _publish(results: dict[str, Any], json_out: Path | None, report_out: Path | 
     if report_out is not None:
         from memroute_eval.report import write_report
 
-        write_report([results], report_out)
+        write_report([results], report_out, data=dataset)
         note(f"report: {report_out}")
 
 

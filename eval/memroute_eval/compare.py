@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from memroute_env.errors import DataError, OptionError
 from memroute_eval.metrics import METRICS, Outcomes, bootstrap_counts, metrics_of
-from memroute_eval.results import outcomes_from_rows, paired_rows, taxonomy_of
+from memroute_eval.results import paired_rows, taxonomy_of
 
 __all__ = ["ALPHA", "Difference", "compare_agents", "compare_outcomes", "holm"]
 
@@ -249,8 +249,8 @@ def compare_agents(
         rows_a, rows_b = paired_rows(agents[a], agents[b])
         table.append(
             compare_outcomes(
-                outcomes_from_rows(rows_a, taxonomy),
-                outcomes_from_rows(rows_b, taxonomy),
+                Outcomes.from_rows(rows_a, taxonomy),
+                Outcomes.from_rows(rows_b, taxonomy),
                 metrics,
                 names=(a, b),
                 resamples=resamples,

@@ -60,5 +60,6 @@ def run_demo(
     report = out / "report.html"
     from memroute_eval.report import write_report
 
-    write_report([results], report, curves=[{"name": "local", "rows": trained.metrics}])
+    curves = [{"name": "local", "rows": trained.metrics}]
+    write_report([results], report, curves, data=splits["test"])
     return results, report

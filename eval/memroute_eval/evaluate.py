@@ -124,7 +124,7 @@ def result_of(
             f"{name}all {len(rows)} calls failed; the first: "
             f"{' '.join(str(rows[0]['error']).split()) if rows else 'no rows'}"
         )
-    outcomes = outcomes_of(answered, dataset)
+    outcomes = Outcomes.from_rows(answered, dataset.taxonomy)
     result |= summarise(outcomes, resamples=resamples, seed=seed)
     groups = {
         "by_difficulty": [row["difficulty"] for row in answered],
@@ -151,21 +151,6 @@ def result_of(
         result["cost_usd_per_1000"] = 1000 * sum(costs) / len(usages) if known else None
     result["examples"] = list(rows)
     return result
-
-
-def outcomes_of(rows: Sequence[Mapping[str, Any]], dataset: Dataset) -> Outcomes:
-    """The rows of a result as arrays."""
-    taxonomy = dataset.taxonomy
-    predicted = [taxonomy.mask(row["predicted"]) if row["predicted"] else 0 for row in rows]
-    components = ("reward_f1", "reward_temporal", "reward_parity", "reward_efficiency")
-    return Outcomes(
-        np.array(predicted, np.int64),
-        np.array([taxonomy.mask(row["gold"]) for row in rows], np.int64),
-        np.array([bool(row["malformed"]) for row in rows]),
-        taxonomy,
-        np.array([row["reward"] for row in rows], float),
-        np.array([[row[name] for name in components] for row in rows], float).reshape(-1, 4),
-    )
 
 
 def _gold_size(row: Mapping[str, Any], dataset: Dataset) -> str:
@@ -218,7 +203,7 @@ def evaluate(
 
     Raises:
         AgentError: If an agent cannot be built or breaks its contract; answers of agents that had
-            finished are in the exception's `partial` attribute.
+            finished are in its `partial` attribute, as in KeyboardInterrupt's.
         DataError: If two agents have the same name.
     """
     context = AgentContext(
@@ -264,8 +249,8 @@ def evaluate(
                 resamples=resamples,
                 seed=seed,
             )
-        except AgentError as error:
-            error.partial = results  # type: ignore[attr-defined]  # what had finished is not lost
+        except (AgentError, KeyboardInterrupt) as error:
+            error.partial = results  # type: ignore[union-attr]  # what had finished is not lost
             raise
         finally:
             close = getattr(spec.agent, "close", None)

@@ -88,6 +88,20 @@ class Outcomes:
         total = np.where(malformed, reward.config.malformed, scores.total)
         return cls(predicted, gold, malformed, reward.taxonomy, total, components)
 
+    @classmethod
+    def from_rows(cls, rows: Sequence[Mapping[str, Any]], taxonomy: Taxonomy) -> Outcomes:
+        """Outcomes of the answered rows of a result, with the rewards that were paid."""
+        predicted = [taxonomy.mask(row["predicted"]) if row["predicted"] else 0 for row in rows]
+        names = ("reward_f1", "reward_temporal", "reward_parity", "reward_efficiency")
+        return cls(
+            np.array(predicted, np.int64),
+            np.array([taxonomy.mask(row["gold"]) for row in rows], np.int64),
+            np.array([bool(row["malformed"]) for row in rows], np.bool_),
+            taxonomy,
+            np.array([row["reward"] for row in rows], float),
+            np.array([[row[name] for name in names] for row in rows], float).reshape(-1, 4),
+        )
+
     def __getitem__(self, rows: npt.NDArray[Any]) -> Outcomes:
         """The same for a subset of the examples."""
         return Outcomes(

@@ -13,7 +13,7 @@ from memroute_eval.calibration import Calibration, calibration_of
 from memroute_eval.compare import Difference, compare_agents
 from memroute_eval.confusion import Confusion, Swap, confusion_of
 from memroute_eval.metrics import Outcomes, bootstrap_counts
-from memroute_eval.results import answered_rows, outcomes_from_rows, taxonomy_of
+from memroute_eval.results import answered_rows, taxonomy_of
 from memroute_eval.targets import Check, check_targets
 
 __all__ = [
@@ -132,7 +132,7 @@ def agent_views(results: Mapping[str, Any]) -> list[AgentView]:
     for index, name in enumerate(names):
         agent = results["agents"][name]
         rows = answered_rows(agent)
-        outcomes = outcomes_from_rows(rows, taxonomy)
+        outcomes = Outcomes.from_rows(rows, taxonomy)
         views.append(
             AgentView(
                 name,

@@ -12,20 +12,18 @@ from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from memroute_env.errors import DataError, MemrouteError
 from memroute_env.taxonomy import Category, Horizon, Taxonomy, load_taxonomy
 from memroute_eval.evaluate import FORMAT
-from memroute_eval.metrics import METRICS, Outcomes
+from memroute_eval.metrics import METRICS
 
 __all__ = [
     "RESULTS_FILE",
     "answered_rows",
     "check_results",
     "merge_results",
-    "outcomes_from_rows",
     "paired_rows",
     "read_results",
     "same_dataset",
@@ -272,19 +270,6 @@ def taxonomy_of(results: Mapping[str, Any], source: str = "results") -> Taxonomy
 def answered_rows(agent: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """An agent's rows without the calls that failed."""
     return [row for row in agent["examples"] if not row.get("error")]
-
-
-def outcomes_from_rows(rows: Sequence[Mapping[str, Any]], taxonomy: Taxonomy) -> Outcomes:
-    """Answered rows of saved results as arrays."""
-    components = ("reward_f1", "reward_temporal", "reward_parity", "reward_efficiency")
-    return Outcomes(
-        np.array([taxonomy.mask(r["predicted"]) if r["predicted"] else 0 for r in rows], np.int64),
-        np.array([taxonomy.mask(row["gold"]) for row in rows], np.int64),
-        np.array([bool(row["malformed"]) for row in rows], bool),
-        taxonomy,
-        np.array([row["reward"] for row in rows], float),
-        np.array([[row[name] for name in components] for row in rows], float).reshape(-1, 4),
-    )
 
 
 def paired_rows(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
@@ -380,14 +382,21 @@ class _Run:
         path = self.out / "state.npz" if self.out is not None else None
         if not self.resume or path is None or not path.exists():
             return
-        with np.load(path, allow_pickle=False) as state:
-            if str(state["fingerprint"]) != self.fingerprint:
-                raise DataError(
-                    f"{path}: was saved by a run with other data or settings; "
-                    "use the same ones, or start anew without --resume"
-                )
-            if str(state["stage"]) == stage:
-                optimiser.restore({k: state[k] for k in state.files})
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                state = {name: file[name] for name in file.files}
+            stage_of, fingerprint = str(state["stage"]), str(state["fingerprint"])
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(
+                f"{path}: is damaged ({type(error).__name__}); start anew without --resume"
+            ) from None
+        if fingerprint != self.fingerprint:
+            raise DataError(
+                f"{path}: was saved by a run with other data or settings; "
+                "use the same ones, or start anew without --resume"
+            )
+        if stage_of == stage:
+            optimiser.restore(state)
         kept = [m for m in self.metrics if m["stage"] == stage and m["step"] <= optimiser.epoch]
         self.metrics = kept
         assert self.out is not None
