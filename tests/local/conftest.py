@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from memroute_agents.local.checkpoint import save_policy
-from memroute_agents.local.features import FeatureConfig
+from memroute_agents.local.features import FeatureConfig, extract
 from memroute_agents.local.optimise import Schedule
 from memroute_agents.local.policy import Encoder, LocalPolicy
 from memroute_agents.local.sets import SetFamily
@@ -18,7 +18,7 @@ from memroute_env import Dataset, load_taxonomy
 
 MARKETING = load_taxonomy("marketing")
 QUICK = TrainConfig(
-    features=FeatureConfig(bits=14),
+    features=FeatureConfig(bits=15),
     supervised=Schedule(epochs=8, rate=128.0, evidence_weight=0.5, warm_up=10),
     gradient_iterations=3,
     groups=32,
@@ -51,9 +51,7 @@ def checkpoint(trained: LocalPolicy, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def random_policy(train: Dataset) -> LocalPolicy:
     """Few features, random weights: for checks of gradients."""
-    config = FeatureConfig(word_orders=(1,), char_orders=(), bits=6)
-    from memroute_agents.local.features import extract
-
+    config = FeatureConfig(word_orders=(1,), stem_lengths=(), bits=6)
     encoder = Encoder.fit(extract([e.conversation for e in train], config), config)
     policy = LocalPolicy.untrained(SetFamily(MARKETING), encoder)
     rng = np.random.default_rng(0)

@@ -163,6 +163,8 @@ def test_columns_beyond_the_buckets_are_refused(checkpoint: Path, tmp_path: Path
         load_policy(rewritten(checkpoint, tmp_path / "bad.npz", columns=columns))
 
 
+# numpy leaves the file to the garbage collector when it is no archive.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_cut_off_file_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     whole = checkpoint.read_bytes()
     path = tmp_path / "policy.npz"
@@ -172,6 +174,7 @@ def test_a_cut_off_file_is_refused(checkpoint: Path, tmp_path: Path) -> None:
             load_policy(path)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_file_is_refused_wherever_the_damage_is(checkpoint: Path, tmp_path: Path) -> None:
     whole = checkpoint.read_bytes()
     path = tmp_path / "policy.npz"

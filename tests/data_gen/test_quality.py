@@ -1,0 +1,285 @@
+"""Gates that fail when they should, and splits that keep alike texts together."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memroute_data_gen.compose import compose
+from memroute_data_gen.quality import check_corpus
+from memroute_data_gen.splits import assign_splits, near_duplicates, normalise, split_examples
+from memroute_env import Example, load_taxonomy
+from tests.conftest import make_example
+
+MARKETING = load_taxonomy("marketing")
+GATES = [
+    "examples per category",
+    "multi-label share",
+    "none share",
+    "share with distractor turns",
+    "labels per stored example",
+    "turns",
+    "exact duplicates",
+    "most frequent user utterance",
+]
+
+
+@pytest.fixture(scope="module")
+def corpus() -> list[Example]:
+    """Composed conversations, less those whose greetings and thanks are heard too often."""
+    heard: Counter[str] = Counter()
+    kept: list[Example] = []
+    whole: set[str] = set()
+    for example in compose(4_000, seed=21):
+        said = {normalise(text) for text in example.conversation.user_texts}
+        key = normalise(" ".join(example.conversation.user_texts))
+        if len(kept) < 900 and key not in whole and all(heard[text] < 5 for text in said):
+            heard.update(said)
+            whole.add(key)
+            kept.append(example)
+    return kept
+
+
+def relabel(example: Example, *categories: str) -> Example:
+    labels = example.labels.model_copy(update={"categories": categories, "evidence": {}})
+    return example.model_copy(update={"labels": labels})
+
+
+def with_turns(example: Example, texts: list[str]) -> Example:
+    return make_example(example.id, list(example.labels.categories), *texts).model_copy(
+        update={"metadata": example.metadata.model_copy(update={"distractors": (0,)})}
+    )
+
+
+def drop_category(corpus: list[Example]) -> list[Example]:
+    rare = "company.tools_config"
+    return [e for e in corpus if rare not in e.labels.categories]
+
+
+def single_labels(corpus: list[Example]) -> list[Example]:
+    return [relabel(e, e.labels.categories[0]) for e in corpus]
+
+
+def nothing_is_none(corpus: list[Example]) -> list[Example]:
+    return [e for e in corpus if e.labels.categories != ("none",)]
+
+
+def no_distractors(corpus: list[Example]) -> list[Example]:
+    return [
+        e.model_copy(update={"metadata": e.metadata.model_copy(update={"distractors": ()})})
+        for e in corpus
+    ]
+
+
+def many_labels(corpus: list[Example]) -> list[Example]:
+    ids = MARKETING.all_ids[:4]
+    return [e if e.labels.categories == ("none",) else relabel(e, *ids) for e in corpus]
+
+
+def too_short(corpus: list[Example]) -> list[Example]:
+    return [with_turns(corpus[0], ["only", "two"]), *corpus[1:]]
+
+
+def too_long(corpus: list[Example]) -> list[Example]:
+    return [with_turns(corpus[0], [f"turn {i} of many" for i in range(13)]), *corpus[1:]]
+
+
+def duplicated(corpus: list[Example]) -> list[Example]:
+    text = corpus[0].model_copy(update={"id": "again"})
+    return [*corpus, text]
+
+
+def parroted(corpus: list[Example]) -> list[Example]:
+    # 10 of 900 is more than 1%; figures and case do not hide it.
+    return [
+        with_turns(e, [f"please Write draft {i} today", "ok", f"it is about {'abcdefghij'[i]}"])
+        if i < 10
+        else e
+        for i, e in enumerate(corpus)
+    ]
+
+
+SPOILT: dict[str, Callable[[list[Example]], list[Example]]] = {
+    "examples per category": drop_category,
+    "multi-label share": single_labels,
+    "none share": nothing_is_none,
+    "share with distractor turns": no_distractors,
+    "labels per stored example": many_labels,
+    "turns": too_short,
+    "turns, too many": too_long,
+    "exact duplicates": duplicated,
+    "most frequent user utterance": parroted,
+}
+
+
+def failed(examples: list[Example], **options: object) -> set[str]:
+    report = check_corpus(examples, MARKETING, deep=False, **options)  # type: ignore[arg-type]
+    assert report.passed == (not [g for g in report.gates if not g.passed])
+    return {gate.name for gate in report.gates if not gate.passed}
+
+
+def test_a_good_corpus_passes_every_gate(corpus: list[Example]) -> None:
+    report = check_corpus(corpus, MARKETING, deep=False)
+    assert [gate.name for gate in report.gates] == GATES
+    assert failed(corpus) == set()
+    plain = report.to_dict()
+    assert (plain["passed"], plain["n"]) == (True, 900)
+    assert sum(plain["distributions"]["labels"].values()) == 900
+
+
+@pytest.mark.parametrize("gate", SPOILT)
+def test_a_spoilt_corpus_fails_that_gate(gate: str, corpus: list[Example]) -> None:
+    name = gate.partition(",")[0]
+    assert name in failed(SPOILT[gate](corpus))
+    if gate not in ("labels per stored example", "multi-label share", "none share"):
+        assert failed(SPOILT[gate](corpus)) == {name}
+
+
+def test_a_near_duplicate_in_the_other_split_fails(corpus: list[Example]) -> None:
+    text = max(corpus[0].conversation.user_texts, key=len)
+    words = text.split()
+    assert len(words) > 6
+    across = "near duplicates across splits"
+    for copied in (text, text.upper() + "!!", " ".join([*words, "really"])):
+        other = [make_example("copy", ["none"], copied)]
+        assert failed(corpus, other=other) == {across}
+    fresh = [make_example("fresh", ["none"], "an entirely unheard-of sentence about otters")]
+    assert failed(corpus, other=fresh) == set()
+
+
+def test_secrets_are_found() -> None:
+    secrets = {
+        "e-mail address": "write to jane.doe@acme.com soon",
+        "phone number": "call +44 20 7946 0958 now",
+        "API key": "the key is sk-abcdefghijklmnop1234",
+        "card number": "pay with 4111 1111 1111 1111 please",
+    }
+    for kind, text in secrets.items():
+        report = check_corpus([make_example("a", ["none"], text)], MARKETING, deep=False)
+        assert kind in {found for _, found, _ in report.secrets}, text
+    harmless = "we spend $12,000 on 25% of 2024-06-01, see example dot com"
+    report = check_corpus([make_example("a", ["none"], harmless)], MARKETING, deep=False)
+    assert report.secrets == []
+
+
+# Splits -------------------------------------------------------------------------------------------
+
+LETTERS = "abcdefghijklmnopqrst"
+SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
+A = "our board signs off on every campaign above five thousand pounds"
+B = "our board signs off on every campaign above six thousand pounds"
+C = "I would rather read three bullets than three paragraphs any day"
+
+
+def test_near_duplicates_are_found_and_others_not() -> None:
+    ((i, j, similarity),) = near_duplicates([A, C, B])
+    assert (i, j) == (0, 2)
+    assert 0.5 <= similarity < 1
+    assert near_duplicates([A, C]) == []
+    assert near_duplicates([A, A.upper() + "?"]) == [(0, 1, 1.0)]
+    assert near_duplicates([]) == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=8).map(" ".join), max_size=10
+    ),
+    st.sampled_from([0.3, 0.5, 0.8, 1.0]),
+)
+def test_near_duplicates_equal_the_obvious_implementation(
+    texts: list[str], threshold: float
+) -> None:
+    def grams(text: str) -> set[str]:
+        words = text.split()
+        if len(words) <= 3:
+            return {text}
+        return {" ".join(words[i : i + 3]) for i in range(len(words) - 2)}
+
+    expected = []
+    for i in range(len(texts)):
+        for j in range(i + 1, len(texts)):
+            a, b = grams(texts[i]), grams(texts[j])
+            similarity = len(a & b) / len(a | b)
+            if similarity >= threshold:
+                expected.append((i, j, similarity))
+    assert near_duplicates(texts, threshold) == sorted(expected)
+
+
+def test_alike_texts_stay_together_whatever_the_seed() -> None:
+    for seed in range(40):
+        names = assign_splits(["a", "b", "c"], [A, B, C], SHARES, seed=seed)
+        assert names[0] == names[1]
+        together = assign_splits(["a", "b", "c"], [A, B, C], SHARES, seed=seed, together=[(0, 2)])
+        assert len(set(together)) == 1
+
+
+def test_adding_texts_moves_no_others() -> None:
+    ids = [LETTERS[i // 20] + LETTERS[i % 20] for i in range(200)]
+    texts = [f"text named {word} stands entirely {word} alone {word}" for word in ids]
+    names = assign_splits(ids, texts, SHARES)
+    more = assign_splits([*ids, "new"], [*texts, C], SHARES)
+    assert more[:-1] == names
+    assert 0.7 < names.count("train") / 200 < 0.9
+    assert assign_splits(ids, texts, SHARES, seed=1) != names
+
+
+def test_shares_must_sum_to_one() -> None:
+    for shares in ({"a": 0.5}, {"a": 1.5, "b": -0.5}):
+        with pytest.raises(ValueError, match="sum to 1"):
+            assign_splits(["a"], [A], shares)
+
+
+def test_examples_that_share_an_utterance_stay_together() -> None:
+    examples = [
+        make_example(f"e{i}{k}", ["none"], f"{word} is what only conversation {word} is about",
+                     "ok", f"the shared long sentence of group {word} stands here twice {word}")
+        for i, word in enumerate(LETTERS[n // 8] + LETTERS[n % 8] for n in range(60))
+        for k in range(2)
+    ]  # fmt: skip
+    examples = [e.model_copy(update={"id": f"{n:03d}"}) for n, e in enumerate(examples)]
+    parts = split_examples(examples, SHARES)
+    assert sorted(e.id for part in parts.values() for e in part) == [e.id for e in examples]
+    place = {e.id: name for name, part in parts.items() for e in part}
+    for n in range(0, 120, 2):
+        assert place[f"{n:03d}"] == place[f"{n + 1:03d}"]
+    assert len({*place.values()}) == 3
+
+
+def test_no_longer_utterance_of_a_split_corpus_stands_in_two_splits(
+    corpus: list[Example],
+) -> None:
+    parts = split_examples(corpus, SHARES)
+    said = [
+        {normalise(t) for e in part for t in e.conversation.user_texts if len(t.split()) > 5}
+        for part in parts.values()
+    ]
+    assert not said[0] & said[1]
+    assert not said[0] & said[2]
+    assert not said[1] & said[2]
+
+
+def test_splits_are_the_same_under_every_hash_seed() -> None:
+    code = (
+        "from memroute_data_gen.splits import assign_splits\n"
+        "t = [f'text {i} of {i % 7} with several {i % 5} words' for i in range(80)]\n"
+        "print(assign_splits([str(i) for i in range(80)], t, {'a': 0.5, 'b': 0.5}))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("0", "7")
+    }
+    assert len(found) == 1
