@@ -37,7 +37,7 @@ from memroute_env.reward import Reward  # noqa: E402
 ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("MEMROUTE_CACHE", ROOT / "runs" / "cache"))
 CLI = "import typer; from memroute_agents.tinker.cli import train_tinker; typer.run(train_tinker)"
-SFT_STEPS, RL_ITERATIONS = 8, 10
+SFT_STEPS, RL_ITERATIONS = 8, 14
 STAGE_TIMEOUT_S = 420.0
 
 
@@ -56,9 +56,9 @@ class Stack:
             "out": out, "stage": stage, "preset": "quick", "base-model": self.model,
             "renderer": "llama3", "base-url": self.server.url, "data": self.data,
             "lora-rank": 8, "max-length": 128, "max-tokens": 16, "save-every": 4,
-            "sft-steps": SFT_STEPS, "sft-batch-size": 32, "sft-learning-rate": 2e-4,
+            "sft-steps": SFT_STEPS, "sft-batch-size": 32, "sft-learning-rate": 1e-4,
             "sft-eval-every": SFT_STEPS // 2, "sft-patience": 0, "rl-iterations": RL_ITERATIONS,
-            "rl-groups": 16, "rl-group-size": 8, "rl-learning-rate": 7e-4,
+            "rl-groups": 16, "rl-group-size": 8, "rl-learning-rate": 1e-3,
             "temperature": 1.0, "eval-temperature": 1.0, "rl-eval-every": RL_ITERATIONS // 2,
             "eval-examples": 300,
         }  # fmt: skip
@@ -201,6 +201,7 @@ def test_the_command_line_evaluates_the_run(stack: Stack, trained: Path, tmp_pat
         sys.executable, "-c", "from memroute_eval.cli import main; main()", "eval",
         "--agent", f"tinker:{trained}", "--agent", "random",
         "--data", str(stack.data / "validation.jsonl"), "--json", str(tmp_path / "out.json"),
+        "--concurrency", "64",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]

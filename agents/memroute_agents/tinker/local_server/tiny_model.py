@@ -57,7 +57,7 @@ class TinyModelConfig:
     learning_rate: float = 3e-3
     noise: float = 0.1
     """Share of pretraining answers that are another conversation's."""
-    extra: tuple[float, float, float] = (0.15, 0.45, 0.4)
+    extra: tuple[float, float, float] = (0.0, 0.3, 0.7)
     """Shares of pretraining answers that name no, one and two categories too many."""
     text_tokens: int = 6
     text_weight: float = 0.1
