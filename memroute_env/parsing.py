@@ -152,6 +152,9 @@ class AnswerParser:
         for raw in items:
             bit = bits.get(raw)
             if bit is None:
+                item = "".join(raw.split()).lower()
+                bit = bits.get(item)
+            if bit is None:
                 item = _clean(raw)
                 if not item:
                     continue

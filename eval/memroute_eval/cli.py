@@ -14,7 +14,14 @@ import typer
 from memroute_agents.cli import publish, route, train_app
 from memroute_data_gen.cli import app as data_app
 from memroute_env.cli import envs
-from memroute_env.cli_support import EXIT_ERROR, cleanly, fail_cleanly, note, progress_bar
+from memroute_env.cli_support import (
+    EXIT_ERROR,
+    EXIT_INTERRUPTED,
+    cleanly,
+    fail_cleanly,
+    note,
+    progress_bar,
+)
 from memroute_eval.report_cli import compare, leaderboard, report
 
 app = typer.Typer(
@@ -102,7 +109,11 @@ def eval_(
                 partial = getattr(error, "partial", None)
                 if partial and partial["agents"] and json_out is not None:
                     _write_json(partial, json_out)
-                    note(f"agents that had finished: {json_out}")
+                    kept = f"agents that had finished: {json_out}"
+                    if isinstance(error, KeyboardInterrupt):
+                        note(f"interrupted; {kept}")
+                        raise SystemExit(EXIT_INTERRUPTED) from None
+                    note(kept)
                 raise
         _publish(results, dataset, json_out, report_out)
         if any(result["n_failed"] for result in results["agents"].values()):
