@@ -285,7 +285,7 @@ class Composer:
         if len(turns) < 3 or (len(turns) + 2 <= recipe.max_turns and rng.random() < recipe.closing):
             if mask:
                 distractors.append(len(turns))
-            turns.append(Turn.model_construct(role="user", content=rng.choice(replies["closing"])))
+            turns.append(Turn.model_construct(role="user", content=rng.choice(self._pools.closing)))
         elif len(turns) > 3 and rng.random() >= recipe.last_reply:
             turns.pop()
         categories = self.taxonomy.ids(mask)

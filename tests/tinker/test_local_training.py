@@ -37,7 +37,7 @@ from memroute_env.reward import Reward  # noqa: E402
 ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("MEMROUTE_CACHE", ROOT / "runs" / "cache"))
 CLI = "import typer; from memroute_agents.tinker.cli import train_tinker; typer.run(train_tinker)"
-SFT_STEPS, RL_ITERATIONS = 8, 14
+SFT_STEPS, RL_ITERATIONS = 8, 12
 STAGE_TIMEOUT_S = 420.0
 
 

@@ -44,7 +44,7 @@ class TrainConfig:
 
     seed: int = 0
     features: FeatureConfig = field(default_factory=FeatureConfig)
-    min_count: int = 2
+    min_count: int = 4
     """A bucket is kept if it occurs in at least so many training conversations."""
     pooling: float = 0.5
     supervised: Schedule = field(

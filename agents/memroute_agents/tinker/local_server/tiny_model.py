@@ -3,9 +3,9 @@
 LoRA on a randomly initialised model learns nothing useful, so the model is pretrained here: a
 tokenizer of our own with Llama 3's chat tokens, and a Llama of under a million parameters that
 reads composed conversations in the project's chat prompt and answers. It is taught by a poor
-teacher: some answers are another conversation's, and most name a category or two too many. So it
-knows the format well and the task only so far: supervised and reinforcement learning have something
-to do.
+teacher: some answers are another conversation's, most name a category or two too many, and one in
+four adds `none` to others, which the environment calls malformed. So it knows the form of an answer
+well and the task only so far: supervised and reinforcement learning have something to do.
 
     python -m memroute_agents.tinker.local_server.tiny_model OUT_DIR
 """
@@ -57,8 +57,10 @@ class TinyModelConfig:
     learning_rate: float = 3e-3
     noise: float = 0.1
     """Share of pretraining answers that are another conversation's."""
-    extra: tuple[float, float, float] = (0.0, 0.3, 0.7)
+    extra: tuple[float, float, float] = (0.15, 0.45, 0.4)
     """Shares of pretraining answers that name no, one and two categories too many."""
+    invalid: float = 0.25
+    """Share of them that add the exclusive category, which makes an answer malformed."""
     text_tokens: int = 6
     text_weight: float = 0.1
     """How many of a prompt's tokens are learnt too, drawn anew each time, and their loss weight."""
@@ -197,7 +199,8 @@ def _pretrain(out: Path, config: TinyModelConfig, report: Any) -> None:
         others = [c.id for c in taxonomy.storing if c.id not in said]
         if said != taxonomy.exclusive.id:
             count = rng.choices((0, 1, 2), config.extra)[0]
-            said = ", ".join([said, *rng.sample(others, count)])
+            beside = [taxonomy.exclusive.id] if rng.random() < config.invalid else []
+            said = ", ".join([said, *rng.sample(others, count), *beside])
         prompt = tokenizer.encode(chat, add_special_tokens=False)
         reply = tokenizer.encode(said + "<|eot_id|>", add_special_tokens=False)
         rows.append((prompt + reply, len(prompt)))
