@@ -1,0 +1,38 @@
+"""Stable-Baselines3 trains on the numeric views as they are."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import memroute_env  # noqa: F401  # registers the environments
+
+pytest.importorskip("stable_baselines3", reason="needs stable-baselines3: memroute-env[trainers]")
+pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("default")]
+
+
+@pytest.mark.parametrize("env_id", ["MemoryRoutingFeatures-v0", "MemoryRoutingDiscrete-v0"])
+def test_ppo_learns_more_than_chance(env_id: str) -> None:
+    from stable_baselines3 import PPO
+
+    env = gym.make(env_id, split="validation", feature_dim=64)
+    model = PPO("MlpPolicy", env, n_steps=256, batch_size=64, seed=0, device="cpu", gamma=0.0)
+    rng = np.random.default_rng(0)
+
+    def mean_reward(trained: bool) -> float:
+        rewards = []
+        for index in rng.integers(0, len(env.unwrapped.dataset), 400):  # type: ignore[attr-defined]
+            observation, _ = env.reset(options={"index": int(index)})
+            action = (
+                model.predict(observation, deterministic=True)[0]
+                if trained
+                else env.action_space.sample()
+            )
+            rewards.append(float(env.step(action)[1]))
+        return float(np.mean(rewards))
+
+    env.action_space.seed(0)
+    chance = mean_reward(trained=False)
+    model.learn(8_192)
+    assert mean_reward(trained=True) > chance + 0.03
