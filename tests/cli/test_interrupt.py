@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 from collections.abc import Callable
@@ -91,12 +92,26 @@ def test_an_agent_that_hangs_can_be_interrupted(hanging: Path) -> None:
     assert "interrupted" in interrupt(process)
 
 
-def test_agents_that_had_finished_are_kept_at_an_interrupt(hanging: Path) -> None:
+def interrupted_evaluation(folder: Path) -> str:
+    """Everything on standard error when the second of two agents hangs and Ctrl-C ends it."""
     process = spawn("eval", "--agent", "oracle", "--agent", "theirs.slow:Hangs",
-                    "--data", "data.jsonl", "--json", "o.json", cwd=hanging)  # fmt: skip
-    wait_for((hanging / "hanging").exists, process)
-    interrupt(process)
-    assert (hanging / "o.json").exists()
+                    "--data", "data.jsonl", "--json", "o.json", cwd=folder)  # fmt: skip
+    wait_for((folder / "hanging").exists, process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    return errors
+
+
+def test_agents_that_had_finished_are_kept_at_an_interrupt(hanging: Path) -> None:
+    errors = interrupted_evaluation(hanging)
+    assert list(json.loads((hanging / "o.json").read_text())["agents"]) == ["oracle"]
+    assert "o.json" in errors
+
+
+def test_an_interrupted_evaluation_does_not_deny_what_it_wrote(hanging: Path) -> None:
+    assert "nothing was written" not in interrupted_evaluation(hanging)
 
 
 def test_reading_standard_input_can_be_interrupted(tmp_path: Path) -> None:

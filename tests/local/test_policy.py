@@ -119,7 +119,9 @@ def test_the_gradient_is_that_of_the_loss(
     family, chosen = policy.family, np.arange(6)
     targets = family.closest(train.gold_masks)
     payoff = family.payoff_KK.astype(np.float64)
-    reference = np.log(softmax(np.random.default_rng(3).normal(size=(len(train), 299))))
+    reference = np.log(
+        softmax(np.random.default_rng(3).normal(size=(len(train), 299)).astype(np.float32))
+    )
     weights = np.linspace(0.5, 1.5, len(train))
     made = {
         "cross-entropy": CrossEntropy(targets, weights, payoff),  # type: ignore[arg-type]

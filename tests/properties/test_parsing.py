@@ -24,7 +24,7 @@ from tests.properties.strategies import taxonomies, taxonomy_and_masks
 MARKETING = load_taxonomy("marketing")
 IDS = MARKETING.all_ids
 MODES: tuple[ParseMode, ...] = ("strict", "lenient")
-ALL = settings(max_examples=200, deadline=None)
+ALL = settings(max_examples=120, deadline=None)
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=200)
 NEARLY = st.lists(
