@@ -144,7 +144,8 @@ def register_agent(name: str, factory: AgentFactory) -> None:
         raise AgentError(f"agent name {name!r} is not a plain word (letters, digits, '_')")
     if not callable(factory):
         raise AgentError(f"agent {name!r}: the factory {factory!r} is not callable")
-    if _FACTORIES.get(name, factory) is not factory:
+    home = getattr(factory, "__module__", None)
+    if _FACTORIES.get(name, factory) is not factory or _BUILT_IN.get(name, home) != home:
         raise AgentError(f"agent name {name!r} is already registered; choose another")
     _FACTORIES[name] = factory
 

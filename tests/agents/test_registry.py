@@ -73,7 +73,6 @@ def test_a_name_can_be_taken_once() -> None:
 
 
 @pytest.mark.usefixtures("registry")
-@pytest.mark.xfail(strict=True, reason="a built-in name is free until its module is imported")
 def test_a_built_in_name_is_always_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     agent._FACTORIES.pop("cohere", None)
     with pytest.raises(AgentError, match="'cohere' is already registered"):

@@ -115,9 +115,6 @@ SCRATCH = replace(QUICK, from_scratch=True, scratch_epochs=3)
             SCRATCH,
             "from scratch",
             2,
-            marks=pytest.mark.xfail(
-                strict=True, reason="the state of the generator that draws answers is not saved"
-            ),
         ),
     ],
 )
@@ -148,7 +145,6 @@ def test_resuming_with_other_data_or_settings_is_refused(
             train_policy(*changed, out=tmp_path, resume=True)
 
 
-@pytest.mark.xfail(strict=True, reason="a warm start is not part of the fingerprint")
 def test_resuming_from_another_start_is_refused(
     train: Dataset, held_out: Dataset, trained: LocalPolicy, tmp_path: Path
 ) -> None:
@@ -170,7 +166,6 @@ def test_without_resume_a_run_starts_anew(
     assert len(lines) == len(result.metrics) == 5
 
 
-@pytest.mark.xfail(strict=True, reason="the finished run's lines stay and are written again")
 def test_resuming_a_finished_run_does_not_double_its_log(
     train: Dataset, held_out: Dataset, tmp_path: Path
 ) -> None:

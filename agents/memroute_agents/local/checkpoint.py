@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -88,6 +89,7 @@ def load_policy(path: Path) -> LocalPolicy:
         TypeError,
         AttributeError,
         zipfile.BadZipFile,
+        zlib.error,
         MemrouteError,
     ) as error:
         raise AgentError(
@@ -115,6 +117,11 @@ def _assemble(header: dict, arrays: dict[str, np.ndarray]) -> LocalPolicy:
         arrays["columns"].astype(np.int32),
         arrays["idf"].astype(np.float32),
     )
+    columns = encoder.columns
+    if len(columns) and (columns[0] < 0 or columns[-1] >> encoder.config.bits):
+        raise ValueError("a column lies outside the buckets")
+    if (np.diff(columns) <= 0).any():
+        raise ValueError("the columns do not ascend")
     categories, depth = family.indicator_KC.shape[1], len(encoder.columns)
     shapes = {
         "idf": (depth,),
@@ -125,9 +132,7 @@ def _assemble(header: dict, arrays: dict[str, np.ndarray]) -> LocalPolicy:
     }
     for name, shape in shapes.items():
         if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
-            raise AgentError(
-                f"checkpoint: array {name!r} has shape {arrays[name].shape}, not {shape}"
-            )
+            raise ValueError(f"array {name!r} has shape {arrays[name].shape}, not {shape}")
     names = ("linear", "assistant", "bias", "size_bias")
     return LocalPolicy(
         family,

@@ -128,7 +128,10 @@ def _clean(texts: Sequence[str]) -> npt.NDArray[np.uint8]:
     after_empty[1:] = empty[:-1]
     data = np.where(line, np.uint8(10), np.where(empty, np.uint8(32), data))
     # A line feed always stays; of several spaces in a row (or one beside a line feed) one goes.
-    return data[line | ~(repeated | (empty & after_empty))]
+    data = data[line | ~(repeated | (empty & after_empty))]
+    trailing = np.zeros(len(data), np.bool_)
+    trailing[:-1] = (data[:-1] == 32) & (data[1:] == 10)
+    return data[~trailing]
 
 
 def extract(conversations: Sequence[Conversation], config: FeatureConfig) -> Features:
@@ -233,8 +236,6 @@ def _hashed(texts: Sequence[str], config: FeatureConfig) -> list[tuple[UIntArray
         if len(stems) > 1:
             same = word_rows[:-1] == word_rows[1:]
             add((stems[:-1] * _NEXT_WORD + stems[1:])[same], word_rows[:-1][same], 300 + length)
-    # The line feed that closes the last text belongs to it.
-    row[-1] = len(texts) - 1
     for order in config.char_orders:
         if len(data) >= order:
             gram = (sums[order:] - sums[:-order]) * back[: len(data) - order + 1]

@@ -7,7 +7,7 @@ gradient are objectives behind this one interface.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -128,10 +128,19 @@ class SampledReward:
 
     play: Play
     group_size: int
-    rng: np.random.Generator
+    seed: Sequence[int]
+    """Draws of epoch e depend on (seed, e) alone, so that a resumed run draws the same."""
     reference: FloatArray | None = None
     kl_weight: float = 0.0
     entropy_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Begin with epoch 0."""
+        self.start_epoch(0)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Draw as epoch `epoch` does."""
+        self.rng = np.random.default_rng([*self.seed, epoch])
 
     def __call__(self, chosen: IntArray, logits: FloatArray) -> Loss:
         """One on-policy group for each conversation: behaviour and policy coincide."""

@@ -4,7 +4,7 @@ Score of category c for a conversation with user sentences s and assistant text 
 
     score_c =  <user_c, sum_s x_s> / |sum|          the user's words as a whole
              + <assistant_c, x_a> / |x_a|           what the assistant said
-             + tau * logsumexp_s(<sentence_c, x_s> / |x_s| / tau)
+             + tau * log mean_s exp(<sentence_c, x_s> / |x_s| / tau)
              + bias_c
 
 where x are idf-weighted n-gram counts. The third term is multiple-instance pooling: a conversation
@@ -250,7 +250,7 @@ class LocalPolicy:
         weight = np.exp(sentence - np.repeat(highest, lengths, axis=0))
         total = np.add.reduceat(weight, first, axis=0)
         attention = weight / np.repeat(total, lengths, axis=0)
-        pooled = self.pooling * (np.log(total) + highest)
+        pooled = self.pooling * (np.log(total / lengths[:, None]) + highest)
         scores = whole + pooled + batch.assistant @ p.assistant + p.bias
         logits = scores @ self.family.indicator_KC.T + p.size_bias @ self.family.sizes_KZ.T
         return Forward(

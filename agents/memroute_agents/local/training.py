@@ -149,8 +149,13 @@ class _Run:
         self.gold = np.concatenate([dataset.gold_masks for dataset in train])
         self.family = SetFamily(self.taxonomy)
         self.metrics: list[dict[str, Any]] = []
+        start = warm_start and [
+            warm_start.pooling,
+            sha256(warm_start.encoder.columns.tobytes()).hexdigest(),
+            sha256(warm_start.parameters.linear.tobytes()).hexdigest(),
+        ]
         self.fingerprint = json.dumps(
-            [[d.sha256 for d in train], validation.sha256, asdict(config)], sort_keys=True
+            [[d.sha256 for d in train], validation.sha256, asdict(config), start], sort_keys=True
         )
         features = extract([e.conversation for e in self.examples], config.features)
         if warm_start is None:
@@ -174,7 +179,7 @@ class _Run:
 
     def _prepare_folder(self, out: Path) -> None:
         log, state = out / "metrics.jsonl", out / "state.npz"
-        if not self.resume:
+        if not self.resume or not state.exists():
             log.unlink(missing_ok=True)
             state.unlink(missing_ok=True)
         elif log.exists():
@@ -219,7 +224,7 @@ class _Run:
         objective = SampledReward(
             self._environment(),
             config.group_size,
-            np.random.default_rng([config.seed, 2]),
+            (config.seed, 2),
             entropy_weight=config.scratch_entropy,
         )
         schedule = Schedule(epochs=config.scratch_epochs, rate=config.scratch_rate)
@@ -237,6 +242,8 @@ class _Run:
         self._restore(stage, optimiser)
         while optimiser.epoch < schedule.epochs:
             self.report(stage, optimiser.epoch, schedule.epochs)
+            if isinstance(objective, SampledReward):
+                objective.start_epoch(optimiser.epoch)
             self._log(stage, optimiser.run_epoch(objective))
             self._save(stage, optimiser)
         self.report(stage, schedule.epochs, schedule.epochs)
@@ -256,7 +263,7 @@ class _Run:
             objective = SampledReward(
                 self._environment(),
                 config.group_size,
-                np.random.default_rng([config.seed, 1]),
+                (config.seed, 1),
                 reference,
                 config.kl_weight,
             )
