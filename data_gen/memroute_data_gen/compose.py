@@ -114,6 +114,9 @@ class Recipe:
         return cls(**values)
 
 
+_TWICE = 0.6
+"""People say goodbye twice, and no closing remark may become a fixture."""
+
 _CLOSERS = ("train", "train", "validation", "train", "train", "test")
 _SLOT = re.compile(r"\{(\w+?)(2?)\}")
 _WHOLE_CONVERSATION = frozenset(("company", "product", "competitor"))
@@ -285,7 +288,10 @@ class Composer:
         if len(turns) < 3 or (len(turns) + 2 <= recipe.max_turns and rng.random() < recipe.closing):
             if mask:
                 distractors.append(len(turns))
-            turns.append(Turn.model_construct(role="user", content=rng.choice(self._pools.closing)))
+            closing = rng.choice(self._pools.closing)
+            if rng.random() < _TWICE:
+                closing = f"{closing} {rng.choice(self._pools.closing)}"
+            turns.append(Turn.model_construct(role="user", content=closing))
         elif len(turns) > 3 and rng.random() >= recipe.last_reply:
             turns.pop()
         categories = self.taxonomy.ids(mask)

@@ -56,7 +56,7 @@ class Stack:
             "out": out, "stage": stage, "preset": "quick", "base-model": self.model,
             "renderer": "llama3", "base-url": self.server.url, "data": self.data,
             "lora-rank": 8, "max-length": 128, "max-tokens": 16, "save-every": 4,
-            "sft-steps": SFT_STEPS, "sft-batch-size": 32, "sft-learning-rate": 1e-4,
+            "sft-steps": SFT_STEPS, "sft-batch-size": 32, "sft-learning-rate": 3e-4,
             "sft-eval-every": SFT_STEPS // 2, "sft-patience": 0, "rl-iterations": RL_ITERATIONS,
             "rl-groups": 16, "rl-group-size": 8, "rl-learning-rate": 1e-3,
             "temperature": 1.0, "eval-temperature": 1.0, "rl-eval-every": RL_ITERATIONS // 2,
