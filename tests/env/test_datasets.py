@@ -79,8 +79,8 @@ def test_the_shipped_splits_pass_the_gate_on_leaks() -> None:
     from memroute_data_gen.quality import check_corpus
 
     train, test = load_dataset("marketing", "train"), load_dataset("marketing", "test")
-    report = check_corpus(train, train.taxonomy, other=test[:150], deep=False)
-    assert [(g.name, g.found) for g in report.gates if not g.passed] == []
+    report = check_corpus(train[::4], train.taxonomy, other=test, deep=False)
+    assert report.across == []
 
 
 def test_ids_are_unique_across_splits() -> None:
