@@ -88,6 +88,7 @@ def load_policy(path: Path) -> LocalPolicy:
         KeyError,
         TypeError,
         AttributeError,
+        NotImplementedError,
         zipfile.BadZipFile,
         zlib.error,
         MemrouteError,

@@ -28,9 +28,8 @@ from memroute_env.errors import AgentError
 __all__ = ["SERVER_PACKAGES", "LocalServer", "install_server", "server_python"]
 
 SERVER_PACKAGES = ("torch==2.13.0", "skyrl[tinker,jax]==0.3.0", "tinker==0.38.0")
-"""Pinned. torch (peft, which the server imports, needs it) goes in by itself first, from PyTorch's
-index of CPU builds where that can be reached, so that no CUDA comes with it."""
-TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
+"""Pinned. torch (peft, which the server imports, needs it) goes in by itself first: point pip
+at CPU builds (PIP_INDEX_URL, PIP_FIND_LINKS) where it would otherwise take CUDA along."""
 BACKEND = {
     "max_lora_adapters": 8,
     "max_lora_rank": 8,
@@ -70,20 +69,11 @@ def install_server(python: Path | None = None) -> Path:
     if not python.is_file():
         subprocess.run([sys.executable, "-m", "venv", str(python.parent.parent)], check=True)
     pip = [str(python), "-m", "pip", "install", "--quiet"]
-    index = ["--index-url", TORCH_INDEX] if _reachable(TORCH_INDEX) else []
-    for packages in ([*index, SERVER_PACKAGES[0]], [*SERVER_PACKAGES]):
+    for packages in ([SERVER_PACKAGES[0]], [*SERVER_PACKAGES]):
         if subprocess.run([*pip, *packages]).returncode:
             raise AgentError(f"pip could not install {' '.join(packages)} into {python.parent}")
     stamp.write_text(wanted)
     return python
-
-
-def _reachable(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=10):
-            return True
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def free_port() -> int:
