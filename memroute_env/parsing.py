@@ -65,15 +65,22 @@ _CACHE_ITEMS = 1 << 16
 _CACHE_TEXT = 512
 
 
+def _unwrap(item: str) -> str:
+    """An item without white space, quotes, backticks and brackets around it, however mixed."""
+    while (inner := item.strip().strip(_WRAPPING)) != item:
+        item = inner
+    return item
+
+
 def _clean(item: str) -> str:
     """An item without marker, wrapping, one full stop, white space and case; "" if nothing."""
     item = item.strip()
     marker = _MARKER.match(item)
     if marker:
         item = item[marker.end() :]
-    item = item.strip(_WRAPPING + " \t")
+    item = _unwrap(item)
     if item.endswith("."):
-        item = item[:-1].rstrip(_WRAPPING + " \t")
+        item = _unwrap(item[:-1])
     return "".join(item.split()).lower()
 
 

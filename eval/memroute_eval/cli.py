@@ -174,7 +174,7 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Of corpus, training and evaluation.")] = 0,
 ) -> None:
     """The main job: build the corpus, train the local policy, compare it, write a report."""
-    with fail_cleanly(f"interrupted; {out} keeps what was finished, the same command starts anew"):
+    with fail_cleanly(f"interrupted; the same command goes on from the state in {out}"):
         from memroute_eval.demo import run_demo
 
         with progress_bar("") as update:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from memroute_agents.local.router import LocalAgent
-from memroute_agents.local.training import TrainConfig, train_policy
+from memroute_agents.local.training import TrainConfig, TrainResult, train_policy
 from memroute_data_gen.corpus import build_split
 from memroute_env.conversation import write_examples
 from memroute_env.datasets import SPLITS, Dataset
+from memroute_env.errors import DataError
 from memroute_env.taxonomy import load_taxonomy
 from memroute_eval.evaluate import AgentSpec, evaluate
 
@@ -45,9 +46,7 @@ def run_demo(
         splits[split] = Dataset(
             examples, taxonomy, name=str(out / "corpus"), split=split, checked=True
         )
-    trained = train_policy(
-        splits["train"], splits["validation"], TrainConfig(seed=seed), out=out, report=progress
-    )
+    trained = _train(splits, TrainConfig(seed=seed), out, progress)
     results = evaluate(
         [*_BASELINES, AgentSpec("local", LocalAgent(trained.policy))],
         splits["test"],
@@ -63,3 +62,19 @@ def run_demo(
     curves = [{"name": "local", "rows": trained.metrics}]
     write_report([results], report, curves, data=splits["test"])
     return results, report
+
+
+def _train(
+    splits: dict[str, Dataset],
+    config: TrainConfig,
+    out: Path,
+    progress: Callable[[str, int, int], None],
+) -> TrainResult:
+    """Train, going on from the state of an interrupted run of the same seed and data."""
+    train, validation = splits["train"], splits["validation"]
+    if (out / "state.npz").exists():
+        try:
+            return train_policy(train, validation, config, out=out, resume=True, report=progress)
+        except DataError:
+            pass  # the state is another run's: begin anew
+    return train_policy(train, validation, config, out=out, report=progress)
