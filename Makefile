@@ -16,8 +16,8 @@ demo: $(READY)
 test: lint
 	$(BIN)/python -m pytest -m "not heavy" -n 2
 
-# The trainers first: what takes longest fails soonest.
-test-all: test browser $(TINKER_READY)
+# What is heavy, to be run after `make test`; the trainers first: what takes longest fails soonest.
+test-all: browser $(READY) $(TINKER_READY)
 	$(TINKER)/python -m pytest tests/tinker tests/trainers
 	$(BIN)/python -m pytest -m heavy --ignore=tests/tinker --ignore=tests/trainers
 
