@@ -17,12 +17,14 @@ FROZEN = {
     "marketing-50": (
         50,
         "1.0",
-        "e8789705b4623257b5780c2e9a04e384c4a23c30e90e4ae49380b8d7fc0cea45",  # pragma: allowlist secret
+        # pragma: allowlist nextline secret
+        "e8789705b4623257b5780c2e9a04e384c4a23c30e90e4ae49380b8d7fc0cea45",
     ),
     "marketing-300": (
         300,
         "1.0",
-        "a001b81abbb7cabf642d3161331fd9540b7a0abc6ac168b5e243787e740fb883",  # pragma: allowlist secret
+        # pragma: allowlist nextline secret
+        "a001b81abbb7cabf642d3161331fd9540b7a0abc6ac168b5e243787e740fb883",
     ),
 }
 
