@@ -28,7 +28,7 @@ NEAR_DUPLICATE = 0.5
 
 _TOKEN = re.compile(r"[a-z0-9']+|\{[a-z0-9]+\}")
 _DIGITS = re.compile(r"\d+")
-_SHARED_TOO_OFTEN = 200
+_SHARED_TOO_OFTEN = 60
 _SHORT = 5
 """Words up to which an utterance ("ok thanks") may stand in several splits."""
 
@@ -55,7 +55,7 @@ def near_duplicates(
 ) -> list[tuple[int, int, float]]:
     """Pairs of texts whose trigram sets have a Jaccard similarity of at least `threshold`.
 
-    Exact for every pair that shares at least one trigram which occurs in at most 200 texts; a pair
+    Exact for every pair that shares at least one trigram which occurs in at most 60 texts; a pair
     alike only in commoner ones is not alike. Time grows with the number of such shared trigrams.
 
     Args:
