@@ -20,7 +20,9 @@ def envs(
 
         import memroute_env
 
-        table = Table("id", "observation", "action")
+        table = Table()
+        for heading in ("id", "observation", "action"):
+            table.add_column(heading, overflow="fold")
         for env_id in memroute_env.ENV_IDS:
             env = gym.make(env_id, dataset=dataset)
             table.add_row(env_id, str(env.observation_space), str(env.action_space))
