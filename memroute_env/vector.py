@@ -125,6 +125,8 @@ class MemoryRoutingVectorEnv(VectorEnv[Any, Any, Any]):
         self._seeds: list[int] = []
         self._uniform_BN = np.empty((_BLOCK, num_envs))
         self._drawn_N = np.full(num_envs, _BLOCK)
+        self._cursor: int | None = _BLOCK
+        """How many numbers everybody has drawn of the block; None once they differ."""
         self._no_reason_N = np.full(num_envs, "", dtype=object)
         self._rows_N = np.arange(num_envs)
         self._index_N = np.full(num_envs, -1, np.intp)
@@ -156,15 +158,23 @@ class MemoryRoutingVectorEnv(VectorEnv[Any, Any, Any]):
             made = [seeding.np_random(seed) for seed in seeds]
             self._generators = [generator for generator, _ in made]
             self._seeds = [int(seed) for _, seed in made]
-            self._drawn_N[:] = _BLOCK
+            self._cursor = _BLOCK
             return
+        if self._cursor is not None:
+            self._drawn_N[:], self._cursor = self._cursor, None
         for i, seed in enumerate(seeds):
             if seed is not None:
                 self._generators[i], self._seeds[i] = seeding.np_random(seed)
                 self._drawn_N[i] = _BLOCK
+        if (self._drawn_N == _BLOCK).all():
+            self._cursor = _BLOCK
 
     def _draw(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
         """The next random positions for these sub-environments."""
+        if self._cursor is not None:
+            if rows is self._rows_N:
+                return self._draw_together()
+            self._drawn_N[:], self._cursor = self._cursor, None
         drawn = self._drawn_N.take(rows)
         if (drawn >= _BLOCK).any():
             generators = self._ensure_generators()
@@ -176,6 +186,16 @@ class MemoryRoutingVectorEnv(VectorEnv[Any, Any, Any]):
         uniform = self._uniform_BN[drawn, rows]
         uniform *= len(self._gold)
         return uniform.astype(np.intp)
+
+    def _draw_together(self) -> npt.NDArray[np.intp]:
+        """`_draw` for everybody while all have drawn equally often: one row of the block."""
+        cursor = self._cursor
+        if cursor is None or cursor >= _BLOCK:
+            for i, generator in enumerate(self._ensure_generators()):
+                self._uniform_BN[:, i] = generator.random(_BLOCK)
+            cursor = 0
+        self._cursor = cursor + 1
+        return (self._uniform_BN[cursor] * len(self._gold)).astype(np.intp)
 
     def reset(
         self,
@@ -333,7 +353,8 @@ class MemoryRoutingVectorEnv(VectorEnv[Any, Any, Any]):
             malformed,
         )
         info: dict[str, Any] = {}
-        masks_KN = np.repeat(present[None], len(columns), axis=0)
+        masks_KN = np.empty((len(columns), self.num_envs), np.bool_)
+        masks_KN[:] = present
         for key, values, mask in zip(_STEP_KEYS, columns, masks_KN, strict=True):
             info[key] = values if everyone else self._spread(values, rows)
             info[_MASK_OF[key]] = mask
