@@ -13,10 +13,10 @@ pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("default")]
 
 
 @pytest.mark.parametrize(
-    ("env_id", "steps"), [("MemoryRoutingFeatures-v0", 8_192), ("MemoryRoutingDiscrete-v0", 16_384)]
+    ("env_id", "gain"), [("MemoryRoutingFeatures-v0", 0.03), ("MemoryRoutingDiscrete-v0", 0.02)]
 )
-def test_ppo_learns_more_than_chance(env_id: str, steps: int) -> None:
-    """It ends near the best constant answer, about 0.34 here; chance is 0.31 at best."""
+def test_ppo_learns_more_than_chance(env_id: str, gain: float) -> None:
+    """Chance is 0.31 over sets of at most three; the best constant, where PPO ends, is 0.34."""
     from stable_baselines3 import PPO
 
     env = gym.make(env_id, split="validation", feature_dim=64)
@@ -37,5 +37,5 @@ def test_ppo_learns_more_than_chance(env_id: str, steps: int) -> None:
 
     env.action_space.seed(0)
     chance = mean_reward(trained=False)
-    model.learn(steps)
-    assert mean_reward(trained=True) > chance + 0.01
+    model.learn(8_192)
+    assert mean_reward(trained=True) > chance + gain
