@@ -11,7 +11,7 @@ import typer
 
 from memroute_data_gen.publish import export, push
 from memroute_data_gen.teacher.cli import teach
-from memroute_env.cli_support import EXIT_GATE, cleanly, fail_cleanly, note, progress_bar
+from memroute_env.cli_support import EXIT_GATE, fail_cleanly, note, progress_bar
 
 app = typer.Typer(
     help="Make, import, check and split conversation data.",
@@ -192,12 +192,6 @@ def split(
             print(f"{name:10s} {len(part):6d}")
 
 
-app.command(epilog="Example: `memroute data teach --num 2000 --out taught.jsonl --dry-run`")(
-    cleanly(teach)
-)
-app.command(epilog="Example: `memroute data export --format hf --out export/marketing`")(
-    cleanly(export)
-)
-app.command(epilog="Example: `memroute data push me/marketing-memory --data marketing`")(
-    cleanly(push)
-)
+app.command(epilog="Example: `memroute data teach --num 2000 --out taught.jsonl --dry-run`")(teach)
+app.command(epilog="Example: `memroute data export --format hf --out export/marketing`")(export)
+app.command(epilog="Example: `memroute data push me/marketing-memory --data marketing`")(push)
