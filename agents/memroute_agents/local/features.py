@@ -69,20 +69,29 @@ class FeatureConfig:
 class Features(NamedTuple):
     """The n-grams of a batch of N conversations.
 
-    Rows are sentences: of the user's turns in `user`, of the assistant's in `assistant`; columns
-    are buckets, entries counts.
+    Columns are buckets, entries counts. The first S rows are sentences of the user's turns, the
+    last N hold all of the assistant's turns of a conversation together: one matrix, because the
+    cost of a single conversation is that of the calls, not of the bytes.
     """
 
-    user: sparse.csr_matrix
-    """(Su, 2**bits) float32."""
+    counts: sparse.csr_matrix
+    """(S + N, 2**bits) float32."""
     user_conversation: IntArray
-    """(Su,): the conversation of each row, ascending; every conversation has at least one row."""
+    """(S,): the conversation of each row, ascending; every conversation has at least one row."""
     user_turn: IntArray
-    """(Su,): the turn of each row; -1 for the empty row of a conversation without user turns."""
-    assistant: sparse.csr_matrix
-    """(N, 2**bits) float32: all of the assistant's turns together."""
+    """(S,): the turn of each row; -1 for the empty row of a conversation without user turns."""
     size: int
     """N."""
+
+    @property
+    def user(self) -> sparse.csr_matrix:
+        """(S, 2**bits): the user's sentences."""
+        return self.counts[: len(self.user_turn)]
+
+    @property
+    def assistant(self) -> sparse.csr_matrix:
+        """(N, 2**bits): what the assistant said in each conversation."""
+        return self.counts[len(self.user_turn) :]
 
 
 def sentences_of(text: str) -> list[str]:
@@ -157,11 +166,13 @@ def extract(conversations: Sequence[Conversation], config: FeatureConfig) -> Fea
             texts.append("")
             owners.append(n)
             turns.append(-1)
+    rows = np.arange(len(texts) + len(spoken))
+    rows[len(texts) :] = speakers
+    rows[len(texts) :] += len(texts)
     return Features(
-        count_ngrams(texts, config),
+        count_ngrams(texts + spoken, config, rows=rows, size=len(texts) + len(conversations)),
         np.array(owners, np.int64),
         np.array(turns, np.int64),
-        count_ngrams(spoken, config, rows=np.array(speakers, np.int64), size=len(conversations)),
         len(conversations),
     )
 

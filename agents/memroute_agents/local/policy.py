@@ -92,11 +92,11 @@ class Encoder:
         n = features.size
         present = np.zeros(1 << config.bits, np.int64)
         starts = np.searchsorted(features.user_conversation, np.arange(n + 1))
-        indptr, indices = features.user.indptr, features.user.indices
-        spoken = features.assistant
+        indptr, indices = features.counts.indptr, features.counts.indices
+        spoken = len(features.user_turn)
         for i in range(n):
             mine = indices[indptr[starts[i]] : indptr[starts[i + 1]]]
-            theirs = spoken.indices[spoken.indptr[i] : spoken.indptr[i + 1]]
+            theirs = indices[indptr[spoken + i] : indptr[spoken + i + 1]]
             present[np.unique(np.concatenate([mine, theirs]))] += 1
         columns = np.flatnonzero(present >= min_count).astype(np.int32)
         idf = np.log((1 + n) / (1 + present[columns])) + 1
@@ -108,22 +108,23 @@ class Encoder:
 
     def encode(self, features: Features) -> Encoded:
         """Encode a batch whose n-grams have been counted."""
-        lookup = self._lookup
-        user = _restrict(features.user, lookup, self.idf)
-        assistant = _restrict(features.assistant, lookup, self.idf)
-        n = features.size
+        data, columns, indptr = _restrict(features.counts, self._lookup, self.idf)
+        n, rows = features.size, len(features.user_turn)
         starts = np.searchsorted(features.user_conversation, np.arange(n + 1))
-        squared = _row_sums(user, self.idf)
-        whole = np.add.reduceat(squared, starts[:-1]) if len(squared) else np.zeros(n)
-        spoken = _inverse_root(_row_sums(assistant, self.idf))
-        assistant.data *= np.repeat(spoken, np.diff(assistant.indptr))
+        # A row's sum of count · idf²: its squared length if each of its n-grams occurs once.
+        sums = np.concatenate([[0.0], np.cumsum(data * self.idf[columns], dtype=float)])[indptr]
+        squared = (sums[1:] - sums[:-1]).astype(np.float32)
+        whole = np.add.reduceat(squared[:rows], starts[:-1]) if n else np.zeros(0)
+        norms = _inverse_root(squared)
+        cut, width = indptr[rows], len(self.idf)
+        spoken = data[cut:] * np.repeat(norms[rows:], np.diff(indptr[rows:]))
         return Encoded(
-            user,
+            sparse.csr_matrix((data[:cut], columns[:cut], indptr[: rows + 1]), (rows, width)),
             starts,
             features.user_turn,
-            _inverse_root(squared)[:, None],
+            norms[:rows, None],
             _inverse_root(whole)[:, None],
-            assistant,
+            sparse.csr_matrix((spoken, columns[cut:], indptr[rows:] - cut), (n, width)),
         )
 
     @property
@@ -138,22 +139,13 @@ class Encoder:
 
 def _restrict(
     counts: sparse.csr_matrix, lookup: npt.NDArray[np.int32], idf: FloatArray
-) -> sparse.csr_matrix:
-    """Counts times idf, over the kept columns only."""
+) -> tuple[FloatArray, npt.NDArray[np.int32], IntArray]:
+    """Counts times idf over the kept columns only: data, columns and row starts."""
     columns = lookup[counts.indices]
     kept = columns >= 0
     indptr = np.concatenate([[0], np.cumsum(kept)])[counts.indptr]
     columns = columns[kept]
-    return sparse.csr_matrix(
-        (counts.data[kept] * idf[columns], columns, indptr),
-        shape=(len(counts.indptr) - 1, len(idf)),
-    )
-
-
-def _row_sums(weighted: sparse.csr_matrix, idf: FloatArray) -> FloatArray:
-    """Sum over a row's occurrences of count · idf²: its squared length if each occurs once."""
-    summed = np.concatenate([[0], np.cumsum(weighted.data * idf[weighted.indices], dtype=float)])
-    return (summed[weighted.indptr[1:]] - summed[weighted.indptr[:-1]]).astype(np.float32)
+    return counts.data[kept] * idf[columns], columns, indptr
 
 
 def _inverse_root(values: npt.NDArray[np.floating]) -> FloatArray:
