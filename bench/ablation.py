@@ -33,7 +33,7 @@ def part(dataset: Dataset, source: str) -> Dataset:
 def measure(policy: LocalPolicy, dataset: Dataset, objective: Objective = "reward") -> list[float]:
     """F1, exact match and reward."""
     batch = policy.encoder([e.conversation for e in dataset])
-    masks = policy.decide(policy.probabilities(batch), objective)
+    masks = policy.decide(batch, objective)
     scores = policy.family.reward.score_masks(masks, dataset.gold_masks, components=True)
     exact = (masks == dataset.gold_masks).mean()
     return [float(scores.f1.mean()), float(exact), float(scores.total.mean())]

@@ -45,12 +45,17 @@ def local(
         bool, typer.Option("--from-scratch", help="Learn from rewards alone, without gold sets.")
     ] = False,
     warm_start: Annotated[Path | None, typer.Option(help="Start from this checkpoint.")] = None,
+    fresh: Annotated[
+        str | None,
+        typer.Option(help="Conversations for the policy gradient alone: half of its groups."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where --out stopped.")] = False,
 ) -> None:
     """Train the local policy: supervised, then policy gradient, on the CPU."""
     with fail_cleanly(f"interrupted; go on with the same command and --resume (state in {out})"):
         from memroute_agents.local.checkpoint import load_policy
-        from memroute_agents.local.training import TrainConfig, hold_out, train_policy
+        from memroute_agents.local.play import hold_out
+        from memroute_agents.local.training import TrainConfig, train_policy
         from memroute_env.datasets import load_dataset
         from memroute_env.errors import OptionError
 
@@ -76,6 +81,7 @@ def local(
                 out=out,
                 resume=resume,
                 warm_start=load_policy(warm_start) if warm_start else None,
+                fresh=load_dataset(fresh, None, sets[0].taxonomy) if fresh else None,
                 report=update,
             )
         measured: Any = result.policy.metadata["metrics"]

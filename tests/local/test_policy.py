@@ -11,12 +11,17 @@ import pytest
 
 from memroute_agents.agent import AgentContext, create_agent
 from memroute_agents.local.objectives import CrossEntropy, ExactReward, SampledReward
-from memroute_agents.local.policy import Encoded, LocalPolicy, softmax
+from memroute_agents.local.policy import Encoded, LocalPolicy
 from memroute_agents.local.router import LocalAgent
-from memroute_agents.local.sets import SetFamily
+from memroute_agents.local.sets import SetFamily, softmax
 from memroute_env import AgentError, Conversation, Dataset, Reward, Taxonomy, load_taxonomy
 
 MARKETING = load_taxonomy("marketing")
+
+
+def listed(policy: LocalPolicy) -> SetFamily:
+    assert isinstance(policy.family, SetFamily)
+    return policy.family
 
 
 def batch_of(policy: LocalPolicy, dataset: Dataset, n: int = 6) -> Encoded:
@@ -49,26 +54,27 @@ def test_a_gold_set_outside_the_family_maps_to_the_best_paid_candidate() -> None
 
 def test_an_untrained_policy_is_uniform(random_policy: LocalPolicy, train: Dataset) -> None:
     policy = LocalPolicy.untrained(random_policy.family, random_policy.encoder)
-    assert np.allclose(policy.probabilities(batch_of(policy, train)), 1 / 299)
+    assert np.allclose(softmax(policy.logits(batch_of(policy, train))), 1 / 299)
 
 
 def test_probabilities_are_a_distribution(trained: LocalPolicy, held_out: Dataset) -> None:
-    probabilities = trained.probabilities(batch_of(trained, held_out, 100))
+    probabilities = softmax(trained.logits(batch_of(trained, held_out, 100)))
     assert probabilities.shape == (100, 299)
     assert (probabilities >= 0).all()
     assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
 
 
 def test_decisions_maximise_what_they_are_asked_to(trained: LocalPolicy, held_out: Dataset) -> None:
-    probabilities = trained.probabilities(batch_of(trained, held_out, 40))
-    masks, reward = trained.family.masks, trained.family.reward
+    batch, family = batch_of(trained, held_out, 40), listed(trained)
+    probabilities = softmax(trained.logits(batch))
+    masks, reward = family.masks, family.reward
     scores = reward.score_masks(masks[:, None], masks[None, :], components=True)
     for objective, value in (
         ("reward", scores.total),
         ("f1", scores.f1),
         ("exact", np.eye(299)),
     ):
-        decided = trained.decide(probabilities, objective)  # type: ignore[arg-type]
+        decided = trained.decide(batch, objective)  # type: ignore[arg-type]
         expected = value @ probabilities.T.astype(float)
         for n, mask in enumerate(decided):
             k = int(np.flatnonzero(masks == mask)[0])
@@ -115,7 +121,7 @@ def test_the_gradient_is_that_of_the_loss(
 ) -> None:
     policy = double(random_policy)
     batch = batch_of(policy, train)
-    family, chosen = policy.family, np.arange(6)
+    family, chosen = listed(policy), np.arange(6)
     targets = family.closest(train.gold_masks)
     payoff = family.payoff_KK.astype(np.float64)
     reference = np.log(
@@ -152,7 +158,7 @@ def test_the_sampled_gradient_converges_to_the_exact_one(
 ) -> None:
     batch = batch_of(random_policy, train, 3)
     logits = random_policy.forward(batch).logits
-    family = random_policy.family
+    family = listed(random_policy)
     targets = family.closest(train.gold_masks)
     exact = ExactReward(targets, family.payoff_KK)(np.arange(3), logits)
 
@@ -175,7 +181,7 @@ def test_importance_weights_correct_for_another_behaviour(
 ) -> None:
     batch = batch_of(random_policy, train, 2)
     logits = random_policy.forward(batch).logits
-    family = random_policy.family
+    family = listed(random_policy)
     targets = family.closest(train.gold_masks)
     exact = ExactReward(targets, family.payoff_KK)(np.arange(2), logits).gradient
     behaviour = 0.8 * logits

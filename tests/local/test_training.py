@@ -13,8 +13,10 @@ import pytest
 
 from memroute_agents.baselines import best_constant
 from memroute_agents.local.optimise import Schedule
+from memroute_agents.local.play import hold_out
 from memroute_agents.local.policy import LocalPolicy
-from memroute_agents.local.training import TrainConfig, hold_out, train_policy
+from memroute_agents.local.training import TrainConfig, train_policy
+from memroute_data_gen.compose import compose
 from memroute_env import DataError, Dataset, Taxonomy
 from tests.conftest import make_example
 from tests.local.conftest import QUICK
@@ -38,7 +40,7 @@ def test_it_beats_the_best_constant_by_far(trained: LocalPolicy, held_out: Datas
 
 def test_it_fits_what_it_saw(trained: LocalPolicy, train: Dataset) -> None:
     batch = trained.encoder([example.conversation for example in train])
-    decided = trained.decide(trained.probabilities(batch))
+    decided = trained.decide(batch)
     assert (decided == train.gold_masks).mean() > 0.8
 
 
@@ -193,7 +195,7 @@ def test_from_scratch_never_touches_a_gold_set(
     class Constant:
         """Pays by the answer alone, whatever the gold set."""
 
-        def __init__(self, dataset: Dataset, family: Any) -> None:
+        def __init__(self, examples: Any, family: Any) -> None:
             self.paid = np.random.default_rng(0).random(len(family))
 
         def __call__(self, chosen: np.ndarray, answers: np.ndarray) -> np.ndarray:
@@ -217,6 +219,28 @@ def test_from_scratch_never_touches_a_gold_set(
 
 
 # Data ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("estimator", ["exact", "sampled"])
+def test_fresh_conversations_reach_the_policy_gradient_alone(
+    estimator: Any, train: Dataset, held_out: Dataset
+) -> None:
+    """Other labels of the fresh conversations change the policy gradient and nothing before it."""
+    config = replace(SHORT, estimator=estimator)
+    fresh = Dataset(list(compose(40, seed=9)), train.taxonomy)
+    others = [
+        e.model_copy(
+            update={"labels": e.labels.model_copy(update={"categories": ("none",), "evidence": {}})}
+        )
+        for e in fresh
+    ]
+    one, two = (
+        train_policy(train, held_out, config, fresh=data).metrics
+        for data in (fresh, Dataset(others, train.taxonomy))
+    )
+    supervised = config.supervised.epochs
+    assert one[:supervised] == two[:supervised]
+    assert [m["reward"] for m in one[supervised:]] != [m["reward"] for m in two[supervised:]]
 
 
 def test_a_warm_start_goes_on_from_the_checkpoint(

@@ -16,7 +16,7 @@ import numpy as np
 
 from memroute_agents.local.features import FeatureConfig
 from memroute_agents.local.policy import Encoder, LocalPolicy, Parameters
-from memroute_agents.local.sets import SetFamily
+from memroute_agents.local.sets import family_of
 from memroute_env.errors import AgentError, MemrouteError
 from memroute_env.reward import RewardConfig
 from memroute_env.taxonomy import Horizon, Taxonomy
@@ -106,7 +106,7 @@ def _assemble(header: dict, arrays: dict[str, np.ndarray]) -> LocalPolicy:
     reward["adjacent"] = frozenset(
         frozenset(Horizon(h) for h in pair) for pair in reward["adjacent"]
     )
-    family = SetFamily(taxonomy, RewardConfig(**reward))
+    family = family_of(taxonomy, RewardConfig(**reward))
     features = header["features"]
     encoder = Encoder(
         FeatureConfig(
@@ -123,13 +123,13 @@ def _assemble(header: dict, arrays: dict[str, np.ndarray]) -> LocalPolicy:
         raise ValueError("a column lies outside the buckets")
     if (np.diff(columns) <= 0).any():
         raise ValueError("the columns do not ascend")
-    categories, depth = family.indicator_KC.shape[1], len(encoder.columns)
+    categories, depth = family.num_categories, len(encoder.columns)
     shapes = {
         "idf": (depth,),
         "linear": (depth, 2 * categories),
         "assistant": (depth, categories),
         "bias": (categories,),
-        "size_bias": (family.sizes_KZ.shape[1],),
+        "size_bias": (family.num_sizes,),
     }
     for name, shape in shapes.items():
         if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():

@@ -14,15 +14,23 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from memroute_agents.local.policy import softmax
+from memroute_agents.local.sets import softmax
 
-__all__ = ["CrossEntropy", "ExactReward", "Loss", "Objective", "SampledReward"]
+__all__ = [
+    "CrossEntropy",
+    "ExactReward",
+    "Loss",
+    "Objective",
+    "Play",
+    "SampledReward",
+    "group_advantages",
+]
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
 Play = Callable[[IntArray, IntArray], npt.NDArray[np.float64]]
-"""Positions of conversations (M,) and of answers in the family (M,) to rewards (M,)."""
+"""Positions of conversations (M,) and answers as targets of the family (M,) to rewards (M,)."""
 
 
 class Loss(NamedTuple):
@@ -45,6 +53,15 @@ class Objective(Protocol):
     def __call__(self, chosen: IntArray, logits: FloatArray) -> Loss:
         """Loss for conversations `chosen` (positions in the training data) with these logits."""
         ...
+
+
+def group_advantages(rewards_NG: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Rewards minus their group's mean, (N, G), scaled to make the gradient's estimate unbiased.
+
+    The mean includes the answer itself, which shrinks the difference by (G - 1) / G.
+    """
+    size = rewards_NG.shape[1]
+    return (rewards_NG - rewards_NG.mean(axis=1, keepdims=True)) * (size / max(size - 1, 1))
 
 
 def _entropy(p: FloatArray) -> float:
@@ -171,9 +188,7 @@ class SampledReward:
         """Loss and gradient from groups that `behaviour_logits` drew."""
         p, behaviour = softmax(logits), softmax(behaviour_logits)
         rows = np.arange(len(chosen))[:, None]
-        # The group mean includes the answer itself; n / (n - 1) makes the estimate unbiased.
-        scale = self.group_size / max(self.group_size - 1, 1)
-        advantage = (rewards - rewards.mean(axis=1, keepdims=True)) * scale
+        advantage = group_advantages(rewards)
         ratio = p[rows, answers] / np.maximum(behaviour[rows, answers], 1e-8)
         push = advantage * ratio / self.group_size
         gradient = p * push.sum(axis=1, keepdims=True)

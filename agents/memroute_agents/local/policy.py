@@ -24,7 +24,7 @@ import numpy.typing as npt
 import scipy.sparse as sparse
 
 from memroute_agents.local.features import FeatureConfig, Features, extract
-from memroute_agents.local.sets import Objective, SetFamily
+from memroute_agents.local.sets import AnswerFamily, Objective
 from memroute_env.conversation import Conversation
 from memroute_env.taxonomy import Taxonomy
 
@@ -60,6 +60,17 @@ class Encoded(NamedTuple):
         lengths = self.starts[chosen + 1] - self.starts[chosen]
         ahead = np.cumsum(lengths) - lengths
         return np.arange(lengths.sum()) + np.repeat(self.starts[chosen] - ahead, lengths)
+
+    def join(self, other: Encoded) -> Encoded:
+        """These conversations, then others of the same encoder."""
+        return Encoded(
+            sparse.csr_matrix(sparse.vstack([self.user, other.user])),
+            np.concatenate([self.starts, self.starts[-1] + other.starts[1:]]),
+            np.concatenate([self.turns, other.turns]),
+            np.concatenate([self.row_norm, other.row_norm]),
+            np.concatenate([self.whole_norm, other.whole_norm]),
+            sparse.csr_matrix(sparse.vstack([self.assistant, other.assistant])),
+        )
 
     def take(self, chosen: IntArray) -> Encoded:
         """The same for some conversations, in the given order."""
@@ -195,7 +206,7 @@ class Forward(NamedTuple):
     scores: FloatArray
     """(N, C)."""
     logits: FloatArray
-    """(N, K)."""
+    """The family's logits, a row for each conversation."""
     attention: FloatArray
     """(S, C): each sentence's share in its conversation's pooled score; sums to 1."""
 
@@ -204,7 +215,7 @@ class Forward(NamedTuple):
 class LocalPolicy:
     """A trained (or untrained) policy: encoder, parameters, and the sets it chooses from."""
 
-    family: SetFamily
+    family: AnswerFamily
     encoder: Encoder
     parameters: Parameters
     pooling: float = 0.5
@@ -219,20 +230,18 @@ class LocalPolicy:
         return self.family.taxonomy
 
     @classmethod
-    def untrained(cls, family: SetFamily, encoder: Encoder, pooling: float = 0.5) -> LocalPolicy:
+    def untrained(cls, family: AnswerFamily, encoder: Encoder, pooling: float = 0.5) -> LocalPolicy:
         """The uniform policy over an encoder's features."""
         return cls(
             family,
             encoder,
-            Parameters.zeros(
-                len(encoder.columns), family.indicator_KC.shape[1], family.sizes_KZ.shape[1]
-            ),
+            Parameters.zeros(len(encoder.columns), family.num_categories, family.num_sizes),
             pooling,
         )
 
     def forward(self, batch: Encoded) -> Forward:
         """Scores, logits and sentence attention of a batch."""
-        p, categories = self.parameters, self.family.indicator_KC.shape[1]
+        p, categories = self.parameters, self.family.num_categories
         per_row = batch.user @ p.linear
         first = batch.starts[:-1]
         whole = np.add.reduceat(per_row[:, :categories], first, axis=0) * batch.whole_norm
@@ -244,10 +253,10 @@ class LocalPolicy:
         attention = weight / np.repeat(total, lengths, axis=0)
         pooled = self.pooling * (np.log(total / lengths[:, None]) + highest)
         scores = whole + pooled + batch.assistant @ p.assistant + p.bias
-        logits = scores @ self.family.indicator_KC.T + p.size_bias @ self.family.sizes_KZ.T
+        scores = scores.astype(np.float32, copy=False)
         return Forward(
-            scores.astype(np.float32),
-            logits.astype(np.float32),
+            scores,
+            self.family.logits(scores, p.size_bias),
             attention.astype(np.float32),
         )
 
@@ -263,10 +272,10 @@ class LocalPolicy:
         Args:
             batch: What `forward` saw.
             forward: Its result.
-            logits_gradient: (N, K).
+            logits_gradient: Of the shape of the logits.
             attention_gradient: (S, C), added to the gradient of the sentences' pooled scores.
         """
-        by_category = logits_gradient @ self.family.indicator_KC
+        by_category, by_size = self.family.pull_back(logits_gradient)
         lengths = np.diff(batch.starts)
         spread = np.repeat(by_category, lengths, axis=0)
         sentence = forward.attention * spread
@@ -278,21 +287,13 @@ class LocalPolicy:
             batch.user.T @ rows,
             batch.assistant.T @ by_category,
             by_category.sum(axis=0),
-            logits_gradient.sum(axis=0) @ self.family.sizes_KZ,
+            by_size,
         )
 
-    def probabilities(self, batch: Encoded) -> FloatArray:
-        """Calibrated probabilities of every candidate set: (N, K), rows sum to 1."""
-        return softmax(self.forward(batch).logits / self.temperature)
+    def logits(self, batch: Encoded) -> FloatArray:
+        """Calibrated logits: what the family's `log_prob`, `marginals` and `decide` take."""
+        return self.forward(batch).logits / self.temperature
 
-    def decide(
-        self, probabilities_NK: FloatArray, objective: Objective = "reward"
-    ) -> npt.NDArray[np.int64]:
-        """The mask with the highest expected objective, for each row."""
-        return self.family.masks[self.family.decode(probabilities_NK, objective).argmax(axis=1)]
-
-
-def softmax(logits: FloatArray) -> FloatArray:
-    """Row-wise softmax, stable."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
+    def decide(self, batch: Encoded, objective: Objective = "reward") -> IntArray:
+        """The masks with the highest expected objective: (N,)."""
+        return self.family.decide(self.logits(batch), objective)

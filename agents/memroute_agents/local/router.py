@@ -14,7 +14,7 @@ import numpy as np
 
 from memroute_agents.agent import Agent, AgentContext, RoutingDecision, register_agent
 from memroute_agents.local.checkpoint import load_policy
-from memroute_agents.local.policy import Encoded, Forward, LocalPolicy, softmax
+from memroute_agents.local.policy import Encoded, Forward, LocalPolicy
 from memroute_agents.local.sets import OBJECTIVES, Objective
 from memroute_env.conversation import Conversation
 from memroute_env.errors import AgentError
@@ -56,9 +56,9 @@ class LocalAgent:
         policy = self.policy
         batch = policy.encoder(conversations)
         forward = policy.forward(batch)
-        probabilities = softmax(forward.logits / policy.temperature)
-        masks = policy.decide(probabilities, self.objective).tolist()
-        marginals = probabilities @ policy.family.indicator_KC
+        logits = forward.logits / policy.temperature
+        masks = policy.family.decide(logits, self.objective).tolist()
+        marginals = policy.family.marginals(logits)
         ids = policy.taxonomy.all_ids
         latency = (time.perf_counter() - started) / len(conversations)
         return [

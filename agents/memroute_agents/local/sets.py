@@ -3,13 +3,16 @@
 The policy is a softmax over candidate *sets*, not thirteen separate decisions: `none` and every set
 of at most three of the storing categories (299 for marketing, the environment's `discrete`
 actions). It cannot answer with an invalid set; its log-probability, entropy, expected reward and
-the gradient of the expected reward are exact.
+the gradient of the expected reward are exact. Taxonomies with too many sets to list them have the
+same distribution in another form (`memroute_agents.local.factorised`).
+
+N counts conversations, C all categories (the exclusive one last), Z set sizes, K sets.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,20 +20,90 @@ import numpy.typing as npt
 from memroute_env.reward import Reward, RewardConfig
 from memroute_env.taxonomy import Taxonomy
 
-__all__ = ["OBJECTIVES", "Objective", "SetFamily"]
+__all__ = ["OBJECTIVES", "AnswerFamily", "Objective", "SetFamily", "family_of", "softmax"]
 
 FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
 Objective: TypeAlias = Literal["reward", "f1", "exact"]
+MAX_SIZE = 3
+"""Most categories in a candidate set: the reward pays larger ones less."""
 OBJECTIVES: tuple[Objective, ...] = ("reward", "f1", "exact")
 
-MAX_SETS = 20_000
-"""Largest family: beyond it sets of three, then of two, are left out."""
+MAX_SETS = 4_096
+"""Largest family that is listed set by set (29 storing categories): its payoff table takes 64 MiB
+and grows with the square. Larger ones are factorised."""
+
+
+Logits = TypeVar("Logits", npt.NDArray[np.float32], npt.NDArray[np.float64])
+
+
+def softmax(logits: Logits) -> Logits:
+    """Row-wise softmax, stable; float32 or float64, as given."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+class AnswerFamily(Protocol):
+    """A distribution over valid sets, given a score for each category and a bias for each size.
+
+    `logits` are whatever array of N rows determines the distribution: dividing it by a temperature
+    tempers the distribution. `targets` name sets in the family's own way; `masks_of` translates.
+    """
+
+    taxonomy: Taxonomy
+    reward: Reward
+    num_categories: int
+    """C."""
+    num_sizes: int
+    """Z: 0 is the exclusive answer, then one, two, ... categories."""
+
+    def logits(self, scores_NC: FloatArray, size_bias_Z: FloatArray) -> FloatArray:
+        """The distributions' parameters: (N, any)."""
+        ...
+
+    def pull_back(self, gradient: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """The gradients of scores (N, C) and size biases (Z,) from that of the logits."""
+        ...
+
+    def closest(self, masks_N: IntArray) -> IntArray:
+        """Targets for masks; a larger set than the family has maps to its best-paid member."""
+        ...
+
+    def masks_of(self, targets: IntArray) -> IntArray:
+        """Masks of targets, in any shape."""
+        ...
+
+    def indicator_of(self, targets_N: IntArray) -> FloatArray:
+        """(N, C): which categories each target has."""
+        ...
+
+    def log_prob(self, logits: FloatArray, targets_N: IntArray) -> FloatArray:
+        """Log-probability of one target for each row: (N,)."""
+        ...
+
+    def marginals(self, logits: FloatArray) -> FloatArray:
+        """Probability of each category: (N, C)."""
+        ...
+
+    def decide(self, logits: FloatArray, objective: Objective = "reward") -> IntArray:
+        """The mask with the highest expected objective, the policy taken as belief: (N,)."""
+        ...
+
+
+def family_of(taxonomy: Taxonomy, config: RewardConfig | None = None) -> AnswerFamily:
+    """The family of a taxonomy: listed if it has at most `MAX_SETS` sets, else factorised."""
+    n = taxonomy.num_storing
+    if 1 + n + n * (n - 1) // 2 + n * (n - 1) * (n - 2) // 6 <= MAX_SETS:
+        return SetFamily(taxonomy, config)
+    from memroute_agents.local.factorised import FactorisedFamily
+
+    return FactorisedFamily(taxonomy, config)
 
 
 class SetFamily:
     """Candidate sets of a taxonomy with their indicator and payoff matrices.
 
-    C counts all categories (the exclusive one last), K the sets.
+    Targets are positions in the list of sets, logits have shape (N, K).
 
     Args:
         taxonomy: Whose sets.
@@ -41,11 +114,7 @@ class SetFamily:
         """See the class."""
         self.taxonomy = taxonomy
         self.reward = Reward(taxonomy, config)
-        size = 3
-        while size > 1 and len(taxonomy.small_sets(size)) > MAX_SETS:
-            size -= 1
-        self.max_size = size
-        self.masks = np.array(taxonomy.small_sets(size), np.int64)
+        self.masks = np.array(taxonomy.small_sets(MAX_SIZE), np.int64)
         width = taxonomy.num_storing
         indicator = np.zeros((len(self.masks), width + 1), np.float32)
         indicator[:, :width] = self.masks[:, None] >> np.arange(width) & 1
@@ -53,8 +122,9 @@ class SetFamily:
         self.indicator_KC = indicator
         """(K, C) float32: which categories each set has."""
         sizes = np.where(self.masks == 0, 0, indicator[:, :width].sum(axis=1)).astype(int)
-        self.sizes_KZ = np.eye(size + 1, dtype=np.float32)[sizes]
-        """(K, sizes) float32: one-hot size of each set; size 0 is the exclusive answer."""
+        self.sizes_KZ = np.eye(int(sizes.max()) + 1, dtype=np.float32)[sizes]
+        """(K, Z) float32: one-hot size of each set; size 0 is the exclusive answer."""
+        self.num_categories, self.num_sizes = width + 1, self.sizes_KZ.shape[1]
 
     def __len__(self) -> int:
         """K."""
@@ -73,15 +143,17 @@ class SetFamily:
             "f1": np.ascontiguousarray(f1.T.astype(np.float32)),
         }
 
-    def closest(self, masks_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Position of each mask in the family; a larger set maps to its best-paid candidate.
+    def logits(self, scores_NC: FloatArray, size_bias_Z: FloatArray) -> FloatArray:
+        """(N, K): the sum of a set's scores plus the bias of its size."""
+        bias: FloatArray = self.sizes_KZ @ size_bias_Z
+        return scores_NC @ self.indicator_KC.T + bias
 
-        Args:
-            masks_N: Valid masks.
+    def pull_back(self, gradient: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """The gradients of scores (N, C) and size biases (Z,)."""
+        return gradient @ self.indicator_KC, gradient.sum(axis=0) @ self.sizes_KZ
 
-        Returns:
-            (N,) positions.
-        """
+    def closest(self, masks_N: IntArray) -> IntArray:
+        """Position of each mask in the family; a larger set maps to its best-paid candidate."""
         position = {int(mask): k for k, mask in enumerate(self.masks)}
         found = np.array([position.get(int(mask), -1) for mask in masks_N], np.int64)
         for n in np.flatnonzero(found < 0):
@@ -89,11 +161,28 @@ class SetFamily:
             found[n] = int(paid.argmax())
         return found
 
-    def decode(self, probabilities_NK: FloatArray, objective: Objective = "reward") -> FloatArray:
-        """Expected value of answering each candidate, under the policy as belief: (N, K).
+    def masks_of(self, targets: IntArray) -> IntArray:
+        """Masks at positions, in any shape."""
+        return self.masks[targets]
 
-        The answer with the highest value is the decision: the Bayes act, exact and batched.
-        """
+    def indicator_of(self, targets_N: IntArray) -> FloatArray:
+        """(N, C): which categories each target has."""
+        return self.indicator_KC[targets_N]
+
+    def log_prob(self, logits: FloatArray, targets_N: IntArray) -> FloatArray:
+        """Log-probability of one target for each row: (N,)."""
+        return np.log(softmax(logits)[np.arange(len(logits)), targets_N] + 1e-12)
+
+    def marginals(self, logits: FloatArray) -> FloatArray:
+        """Probability of each category: (N, C)."""
+        return softmax(logits) @ self.indicator_KC
+
+    def decide(self, logits: FloatArray, objective: Objective = "reward") -> IntArray:
+        """The mask with the highest expected objective: the Bayes act, exact and batched."""
+        return self.masks[self.expected(softmax(logits), objective).argmax(axis=1)]
+
+    def expected(self, probabilities_NK: FloatArray, objective: Objective = "reward") -> FloatArray:
+        """Expected value of answering each candidate, with the probabilities as belief: (N, K)."""
         if objective == "exact":
             return probabilities_NK
         return probabilities_NK @ self._decoders[objective]

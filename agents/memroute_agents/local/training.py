@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
@@ -20,19 +18,24 @@ import numpy as np
 import numpy.typing as npt
 
 from memroute_agents.local.checkpoint import save_policy
+from memroute_agents.local.factorised import (
+    FactorisedCrossEntropy,
+    FactorisedFamily,
+    FactorisedReward,
+)
 from memroute_agents.local.features import FeatureConfig, extract
 from memroute_agents.local.objectives import CrossEntropy, ExactReward, Objective, SampledReward
 from memroute_agents.local.optimise import EpochReport, Optimiser, Schedule
-from memroute_agents.local.policy import Encoded, Encoder, LocalPolicy, softmax
-from memroute_agents.local.sets import SetFamily
+from memroute_agents.local.play import EnvironmentPlay
+from memroute_agents.local.policy import Encoded, Encoder, LocalPolicy
+from memroute_agents.local.run_folder import RunFolder
+from memroute_agents.local.sets import SetFamily, family_of, softmax
 from memroute_env.conversation import Example
 from memroute_env.datasets import Dataset
-from memroute_env.env import MemoryRoutingEnv
-from memroute_env.errors import DataError
-from memroute_env.prompt import answer_text
+from memroute_env.errors import DataError, OptionError
 from memroute_env.taxonomy import Taxonomy
 
-__all__ = ["Estimator", "TrainConfig", "TrainResult", "hold_out", "train_policy"]
+__all__ = ["Estimator", "TrainConfig", "TrainResult", "train_policy"]
 
 Estimator = Literal["sampled", "exact", "none"]
 Report = Callable[[str, int, int], None]
@@ -90,6 +93,7 @@ def train_policy(
     out: Path | None = None,
     resume: bool = False,
     warm_start: LocalPolicy | None = None,
+    fresh: Dataset | None = None,
     report: Report | None = None,
 ) -> TrainResult:
     """Train a policy.
@@ -101,6 +105,8 @@ def train_policy(
         out: Folder for `metrics.jsonl`, `state.npz` and `policy.npz`; nothing is written without.
         resume: Go on from `state.npz` in `out`.
         warm_start: Start from this policy's encoder and parameters.
+        fresh: Conversations that only the policy gradient sees: half of its groups come from here,
+            in order, so that it is also paid on what the supervised stage has not fitted.
         report: Called with a stage name, epochs done and epochs planned.
 
     Returns:
@@ -108,6 +114,7 @@ def train_policy(
 
     Raises:
         DataError: If datasets have different taxonomies or the saved state is of another run.
+        OptionError: If the exact gradient is asked for a taxonomy with too many sets to list.
         KeyboardInterrupt: Passed on; the state of the last finished epoch is saved.
     """
     run = _Run(
@@ -117,6 +124,7 @@ def train_policy(
         out,
         resume,
         warm_start,
+        fresh,
         report or (lambda stage, done, planned: None),
     )
     return run()
@@ -133,30 +141,35 @@ class _Run:
         out: Path | None,
         resume: bool,
         warm_start: LocalPolicy | None,
+        fresh: Dataset | None,
         report: Report,
     ) -> None:
         self.started = time.perf_counter()
         self.taxonomy: Taxonomy = validation.taxonomy
-        for dataset in train:
+        for dataset in train if fresh is None else [*train, fresh]:
             if dataset.taxonomy != self.taxonomy:
                 raise DataError(
                     f"{dataset!r} is labelled in {dataset.taxonomy.name!r}, the validation data "
                     f"in {self.taxonomy.name!r}; all data of a run need one taxonomy"
                 )
         self.train, self.validation, self.config = train, validation, config
-        self.out, self.resume, self.report = out, resume, report
+        self.fresh, self.out, self.report = fresh, out, report
         self.examples: list[Example] = [e for dataset in train for e in dataset]
         self.gold = np.concatenate([dataset.gold_masks for dataset in train])
-        self.family = SetFamily(self.taxonomy)
-        self.metrics: list[dict[str, Any]] = []
+        self.family = family_of(self.taxonomy)
+        if config.estimator == "exact" and not isinstance(self.family, SetFamily):
+            raise OptionError(
+                f"the taxonomy {self.taxonomy.name!r} has too many sets to list, which the exact "
+                "gradient needs; use the sampled estimator"
+            )
         start = warm_start and [
             warm_start.pooling,
             sha256(warm_start.encoder.columns.tobytes()).hexdigest(),
             sha256(warm_start.parameters.linear.tobytes()).hexdigest(),
         ]
-        self.fingerprint = json.dumps(
-            [[d.sha256 for d in train], validation.sha256, asdict(config), start], sort_keys=True
-        )
+        identity = [[d.sha256 for d in train], validation.sha256, asdict(config), start]
+        identity += [fresh.sha256] if fresh is not None else []
+        self.folder = RunFolder(out, json.dumps(identity, sort_keys=True), resume)
         features = extract([e.conversation for e in self.examples], config.features)
         if warm_start is None:
             encoder = Encoder.fit(features, config.features, config.min_count)
@@ -172,18 +185,6 @@ class _Run:
         del features
         self.held_out = encoder([e.conversation for e in validation])
         self.targets = self.family.closest(self.gold)
-        self.done: dict[str, int] = {}
-        if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            self._prepare_folder(out)
-
-    def _prepare_folder(self, out: Path) -> None:
-        log, state = out / "metrics.jsonl", out / "state.npz"
-        if not self.resume or not state.exists():
-            log.unlink(missing_ok=True)
-            state.unlink(missing_ok=True)
-        elif log.exists():
-            self.metrics = [json.loads(line) for line in log.read_text().splitlines()]
 
     def __call__(self) -> TrainResult:
         config = self.config
@@ -207,26 +208,26 @@ class _Run:
         }
         if self.out is not None:
             save_policy(self.policy, self.out / "policy.npz")
-            (self.out / "state.npz").unlink(missing_ok=True)
-        return TrainResult(self.policy, self.metrics, seconds)
+        self.folder.finish()
+        return TrainResult(self.policy, self.folder.metrics, seconds)
 
     # Stages -------------------------------------------------------------------------------------
 
     def _supervised(self) -> None:
-        config = self.config
-        objective = CrossEntropy(
-            self.targets, self._weights(), self.family.payoff_KK, config.smoothing
-        )
+        config, family = self.config, self.family
+        objective: Objective
+        if isinstance(family, SetFamily):
+            objective = CrossEntropy(
+                self.targets, self._weights(), family.payoff_KK, config.smoothing
+            )
+        else:
+            assert isinstance(family, FactorisedFamily)
+            objective = FactorisedCrossEntropy(family, self.targets, self._weights())
         self._epochs("supervised", objective, config.supervised, self._evidence())
 
     def _scratch(self) -> None:
         config = self.config
-        objective = SampledReward(
-            self._environment(),
-            config.group_size,
-            (config.seed, 2),
-            entropy_weight=config.scratch_entropy,
-        )
+        objective = self._sampled(2, self.examples, entropy_weight=config.scratch_entropy)
         schedule = Schedule(epochs=config.scratch_epochs, rate=config.scratch_rate)
         self._epochs("from scratch", objective, schedule, None)
 
@@ -239,54 +240,62 @@ class _Run:
     ) -> None:
         """Epochs of one objective; the state is saved after each."""
         optimiser = Optimiser(self.policy, self.data, schedule, self.config.seed, evidence)
-        self._restore(stage, optimiser)
+        self.folder.restore(stage, optimiser)
         while optimiser.epoch < schedule.epochs:
             self.report(stage, optimiser.epoch, schedule.epochs)
-            if isinstance(objective, SampledReward):
+            if isinstance(objective, SampledReward | FactorisedReward):
                 objective.start_epoch(optimiser.epoch)
             self._log(stage, optimiser.run_epoch(objective))
-            self._save(stage, optimiser)
+            self.folder.save(stage, optimiser)
         self.report(stage, schedule.epochs, schedule.epochs)
 
     def _policy_gradient(self) -> None:
         """Iterations of a few groups each, stopped at the KL bound, kept only if they help."""
         config = self.config
+        data, targets, examples = self.data, self.targets, self.examples
+        if self.fresh is not None:
+            data = data.join(self.policy.encoder([e.conversation for e in self.fresh]))
+            targets = np.concatenate([targets, self.family.closest(self.fresh.gold_masks)])
+            examples = [*examples, *self.fresh]
         start = self.policy.parameters.copy()
-        reference = np.log(softmax(self._logits(self.data)) + 1e-12)
+        reference = self._reference(data)
         before = self.evaluate()["val_reward"]
-        objective: ExactReward | SampledReward
+        objective: Objective
         if config.estimator == "exact":
-            objective = ExactReward(
-                self.targets, self.family.payoff_KK, reference, config.kl_weight
-            )
+            assert isinstance(self.family, SetFamily)
+            objective = ExactReward(targets, self.family.payoff_KK, reference, config.kl_weight)
         else:
-            objective = SampledReward(
-                self._environment(),
-                config.group_size,
-                (config.seed, 1),
-                reference,
-                config.kl_weight,
-            )
+            objective = self._sampled(1, examples, reference, config.kl_weight)
         schedule = Schedule(
             epochs=1, rate=config.gradient_rate, batch_size=config.groups, warm_up=1
         )
-        optimiser = Optimiser(self.policy, self.data, schedule, config.seed)
+        optimiser = Optimiser(self.policy, data, schedule, config.seed)
         rng = np.random.default_rng([config.seed, 3])
         best, best_reward = start, before
         for iteration in range(1, config.gradient_iterations + 1):
-            chosen = rng.choice(self.data.size, min(config.groups, self.data.size), replace=False)
-            loss = optimiser.step(objective, np.sort(chosen))
+            loss = optimiser.step(objective, self._groups(rng, iteration - 1))
             self._log(
                 "policy gradient",
                 EpochReport(iteration, loss.value, loss.reward, loss.entropy, loss.kl),
             )
             self.report("policy gradient", iteration, config.gradient_iterations)
-            if self.metrics[-1]["val_reward"] > best_reward:
-                best, best_reward = self.policy.parameters.copy(), self.metrics[-1]["val_reward"]
+            reached = self.folder.metrics[-1]["val_reward"]
+            if reached > best_reward:
+                best, best_reward = self.policy.parameters.copy(), reached
             if loss.kl > config.max_kl:
                 break
         # The supervised policy is a candidate like any iterate: validation decides.
         self.policy.parameters = best
+
+    def _groups(self, rng: np.random.Generator, iteration: int) -> npt.NDArray[np.int64]:
+        """Positions of one iteration's conversations: fitted ones, then the next fresh ones."""
+        fresh = 0 if self.fresh is None else min(self.config.groups // 2, len(self.fresh))
+        fitted = min(self.config.groups - fresh, self.data.size)
+        chosen = np.sort(rng.choice(self.data.size, fitted, replace=False))
+        if not fresh:
+            return chosen
+        following = (iteration * fresh + np.arange(fresh)) % len(self.fresh or ())
+        return np.concatenate([chosen, self.data.size + following])
 
     def _calibrate(self) -> None:
         """The temperature with the lowest validation negative log-likelihood."""
@@ -294,17 +303,14 @@ class _Run:
         logits = self.policy.forward(self.held_out).logits
         gold = self.family.closest(self.validation.gold_masks)
         candidates = np.exp(np.linspace(np.log(0.3), np.log(5), 60))
-        losses = [
-            -np.log(softmax(logits / t)[np.arange(len(gold)), gold] + 1e-12).mean()
-            for t in candidates
-        ]
+        losses = [-self.family.log_prob(logits / t, gold).mean() for t in candidates]
         self.policy.temperature = float(candidates[int(np.argmin(losses))])
 
     # Pieces -------------------------------------------------------------------------------------
 
     def _weights(self) -> npt.NDArray[np.float32]:
         """Weight of each example: rare categories and authored conversations count more."""
-        bits = self.family.indicator_KC[self.targets] > 0
+        bits = self.family.indicator_of(self.targets) > 0
         frequency = bits.mean(axis=0)
         rarest = np.where(bits, frequency, np.inf).min(axis=1)
         weights = rarest**-self.config.balance
@@ -314,7 +320,7 @@ class _Run:
 
     def _evidence(self) -> npt.NDArray[np.bool_]:
         """(S, C): rows of the user's sentences whose turn is named as evidence."""
-        marked = np.zeros((len(self.data.turns), self.family.indicator_KC.shape[1]), np.bool_)
+        marked = np.zeros((len(self.data.turns), self.family.num_categories), np.bool_)
         column = {c: i for i, c in enumerate(self.taxonomy.all_ids)}
         for n, example in enumerate(self.examples):
             for category_id, turns in example.labels.evidence.items():
@@ -322,32 +328,39 @@ class _Run:
                 marked[rows, column[category_id]] |= np.isin(self.data.turns[rows], turns)
         return marked
 
-    def _environment(self) -> Callable[..., npt.NDArray[np.float64]]:
-        """Plays answers through the native vector environment: only rewards come back."""
-        dataset = Dataset(
-            [e.model_copy(update={"id": f"{n}"}) for n, e in enumerate(self.examples)],
-            self.taxonomy,
-            checked=True,
-        )
-        return EnvironmentPlay(dataset, self.family)
+    def _sampled(
+        self,
+        stream: int,
+        examples: Sequence[Example],
+        reference: npt.NDArray[np.float32] | None = None,
+        kl_weight: float = 0.0,
+        entropy_weight: float = 0.0,
+    ) -> SampledReward | FactorisedReward:
+        """The sampled estimator in the family's form; its draws are number `stream` of the seed."""
+        play = EnvironmentPlay(examples, self.family)
+        rest = (self.config.group_size, (self.config.seed, stream), reference)
+        if isinstance(self.family, FactorisedFamily):
+            return FactorisedReward(self.family, play, *rest, kl_weight, entropy_weight)
+        return SampledReward(play, *rest, kl_weight, entropy_weight)
 
-    def _logits(self, data: Encoded, block: int = 2048) -> npt.NDArray[np.float32]:
-        parts = [
-            self.policy.forward(data.take(np.arange(s, min(s + block, data.size)))).logits
-            for s in range(0, data.size, block)
-        ]
-        return np.concatenate(parts)
+    def _reference(self, data: Encoded, block: int = 2048) -> npt.NDArray[np.float32]:
+        """What the objectives know the policy as it stands by: log-probabilities, or logits."""
+        logits = np.concatenate(
+            [
+                self.policy.forward(data.take(np.arange(s, min(s + block, data.size)))).logits
+                for s in range(0, data.size, block)
+            ]
+        )
+        return np.log(softmax(logits) + 1e-12) if isinstance(self.family, SetFamily) else logits
 
     def evaluate(self) -> dict[str, float]:
         """Validation metrics of the policy as it stands, decoded for reward."""
-        probabilities = self.policy.probabilities(self.held_out)
-        masks = self.policy.decide(probabilities)
+        logits = self.policy.logits(self.held_out)
+        masks = self.family.decide(logits)
         gold = self.validation.gold_masks
         scores = self.family.reward.score_masks(masks, gold, components=True)
-        position = self.family.closest(gold)
-        picked = probabilities[np.arange(len(gold)), position]
         return {
-            "val_loss": float(-np.log(picked + 1e-12).mean()),
+            "val_loss": float(-self.family.log_prob(logits, self.family.closest(gold)).mean()),
             "val_reward": float(scores.total.mean()),
             "val_f1": float(scores.f1.mean()),
             "val_exact": float((masks == gold).mean()),
@@ -357,118 +370,14 @@ class _Run:
         }
 
     def _log(self, stage: str, epoch: EpochReport) -> None:
-        line = {
-            "stage": stage,
-            "step": epoch.epoch,
-            "loss": epoch.loss,
-            "reward": epoch.reward,
-            "entropy": epoch.entropy,
-            "kl": epoch.kl,
-            **self.evaluate(),
-        }
-        self.metrics.append(line)
-        if self.out is not None:
-            with (self.out / "metrics.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
-
-    def _save(self, stage: str, optimiser: Optimiser) -> None:
-        if self.out is None:
-            return
-        path = self.out / "state.npz"
-        partial = path.with_suffix(".partial.npz")
-        np.savez(
-            partial,
-            allow_pickle=False,
-            stage=np.array(stage),
-            fingerprint=np.array(self.fingerprint),
-            **optimiser.state(),  # type: ignore[arg-type]
+        self.folder.log(
+            {
+                "stage": stage,
+                "step": epoch.epoch,
+                "loss": epoch.loss,
+                "reward": epoch.reward,
+                "entropy": epoch.entropy,
+                "kl": epoch.kl,
+                **self.evaluate(),
+            }
         )
-        partial.replace(path)
-
-    def _restore(self, stage: str, optimiser: Optimiser) -> None:
-        path = self.out / "state.npz" if self.out is not None else None
-        if not self.resume or path is None or not path.exists():
-            return
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                state = {name: file[name] for name in file.files}
-            stage_of, fingerprint = str(state["stage"]), str(state["fingerprint"])
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(
-                f"{path}: is damaged ({type(error).__name__}); start anew without --resume"
-            ) from None
-        if fingerprint != self.fingerprint:
-            raise DataError(
-                f"{path}: was saved by a run with other data or settings; "
-                "use the same ones, or start anew without --resume"
-            )
-        if stage_of == stage:
-            optimiser.restore(state)
-        kept = [m for m in self.metrics if m["stage"] == stage and m["step"] <= optimiser.epoch]
-        self.metrics = kept
-        assert self.out is not None
-        (self.out / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in kept))
-
-
-def hold_out(datasets: Sequence[Dataset], share: float = 0.1) -> tuple[list[Dataset], Dataset]:
-    """Set a share of the examples aside for validation; equal conversations stay together.
-
-    Args:
-        datasets: Training data of one taxonomy.
-        share: Of the examples, by a hash of what the user says.
-
-    Returns:
-        The datasets without the held-out examples, and those.
-
-    Raises:
-        DataError: If nothing is left on one of the sides.
-    """
-    kept: list[list[Example]] = [[] for _ in datasets]
-    aside: list[Example] = []
-    for dataset, rest in zip(datasets, kept, strict=True):
-        for example in dataset:
-            text = " ".join(example.conversation.user_texts).lower()
-            place = int.from_bytes(
-                sha256(text.encode("utf-8", "surrogatepass")).digest()[:4], "big"
-            )
-            (aside if place < share * 2**32 else rest).append(example)
-    if not aside or not any(kept):
-        raise DataError(
-            f"{sum(map(len, datasets))} examples are too few to set {share:.0%} aside; "
-            "give validation data with --validation"
-        )
-    taxonomy = datasets[0].taxonomy
-    unique = {example.id: example for example in aside}
-    return (
-        [
-            Dataset(rest, taxonomy, name=dataset.name, split=dataset.split, checked=True)
-            for dataset, rest in zip(datasets, kept, strict=True)
-            if rest
-        ],
-        Dataset(list(unique.values()), taxonomy, name="held out", checked=True),
-    )
-
-
-class EnvironmentPlay:
-    """Answers to conversations, paid by the environment; nothing but rewards comes back.
-
-    Args:
-        dataset: What is played.
-        family: Its sets are the answers, given as text like a language model's.
-    """
-
-    def __init__(self, dataset: Dataset, family: SetFamily) -> None:
-        """See the class."""
-        self._env = MemoryRoutingEnv(dataset)
-        self._answers = [answer_text(int(mask), family.taxonomy) for mask in family.masks]
-
-    def __call__(
-        self, chosen: npt.NDArray[np.int64], answers: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.float64]:
-        """Rewards of answering the set `answers[i]` to conversation `chosen[i]`: shape (M,)."""
-        env, texts = self._env, self._answers
-        rewards = np.empty(len(chosen))
-        for i, (index, answer) in enumerate(zip(chosen.tolist(), answers.tolist(), strict=True)):
-            env.reset(options={"index": index})
-            rewards[i] = env.step(texts[answer])[1]
-        return rewards
