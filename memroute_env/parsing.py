@@ -102,7 +102,8 @@ class AnswerParser:
         self.mode: ParseMode = mode
         self._bits = taxonomy.bits
         self._cache: dict[str, ParsedAnswer] = {}
-        self._masks: dict[str, int] = {}  # the well-formed part of the cache, for batches
+        self.masks: dict[str, int] = {}
+        """Masks of the well-formed answers that are remembered; read only."""
 
     def __call__(self, text: object, *, truncated: bool = False) -> ParsedAnswer:
         """Read an answer.
@@ -122,10 +123,10 @@ class AnswerParser:
             if len(text) <= _CACHE_TEXT:
                 if len(self._cache) >= _CACHE_ITEMS:
                     self._cache.clear()
-                    self._masks.clear()
+                    self.masks.clear()
                 self._cache[text] = found
                 if found.mask is not None:
-                    self._masks[text] = found.mask
+                    self.masks[text] = found.mask
         return found
 
     def many(self, texts: Sequence[object]) -> tuple[list[int], list[str] | None]:
@@ -135,7 +136,7 @@ class AnswerParser:
             Masks (0 where malformed), and the reasons ("" where well-formed) if any is malformed.
         """
         try:
-            masks = list(map(self._masks.get, texts))  # type: ignore[arg-type]
+            masks = list(map(self.masks.get, texts))  # type: ignore[arg-type]
         except TypeError:  # an unhashable action is malformed, not an error
             masks = [None]
         if None not in masks:

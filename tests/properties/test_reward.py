@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from memroute_env import OptionError, Reward, RewardConfig, Taxonomy, TaxonomyError, load_taxonomy
 from memroute_env.errors import UnknownCategoryError
-from memroute_env.wrappers import pack_masks
+from memroute_env.masks import pack_masks
 from tests.properties.slow_reward import slow_score
 from tests.properties.strategies import taxonomies, taxonomy_and_masks
 
