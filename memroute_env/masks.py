@@ -20,6 +20,10 @@ _GATHER = np.uint32(1 << 28 | 1 << 21 | 1 << 14 | 1 << 7)
 """Multiplying four 0/1 bytes by it puts their bits side by side at bit 28; nothing carries."""
 
 _TOP = np.uint32(28)
+_NOT_BINARY = 0xFEFEFEFE
+"""The bits that four 0/1 bytes do not have."""
+
+_POWERS_OF_16 = np.array([16**i for i in range(6)], np.float32)
 
 
 def popcount(masks: npt.ArrayLike) -> npt.NDArray[np.intp]:
@@ -60,15 +64,13 @@ def pack_masks(bits_NC: npt.NDArray[Any], width: int | None = None) -> MaskBatch
 
 
 def _as_bytes(bits_NC: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """The same entries as contiguous 0/1 bytes, a multiple of four in a row; the rest are 0."""
+    """The same entries as contiguous bytes, a multiple of four in a row; what is added is 0."""
     if bits_NC.dtype.itemsize == 1 and bits_NC.dtype.kind in "biu":
         narrow = bits_NC.view(np.uint8)
-        valid = not narrow.size or narrow.max() <= 1
     else:
         narrow = (bits_NC == 1).view(np.uint8)
-        valid = np.array_equal(narrow, bits_NC)
-    if not valid:
-        raise InvalidAction("every entry of a binary action must be 0 or 1")
+        if not np.array_equal(narrow, bits_NC):
+            raise _not_binary()
     count, width = narrow.shape
     if width % 4 == 0 and narrow.flags.c_contiguous:
         return narrow
@@ -77,25 +79,26 @@ def _as_bytes(bits_NC: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return padded
 
 
+def _not_binary() -> InvalidAction:
+    return InvalidAction("every entry of a binary action must be 0 or 1")
+
+
 def _pack(bits_NC: npt.NDArray[np.uint8]) -> MaskBatch:
     """Bytes to masks by way of nibbles, four columns at a time.
 
-    A dot product of nibbles with powers of 16 is exact in float32 up to 24 columns and three times
-    as fast as shifts and ors of strided columns; wider rows take those.
+    A dot product of nibbles with powers of 16 is exact in float32 up to 24 columns and twice as
+    fast as shifts and ors of strided columns; wider rows take those.
     """
-    nibbles = bits_NC.view("<u4") * _GATHER
+    words = bits_NC.reshape(-1).view("<u4")
+    if int(np.bitwise_or.reduce(words)) & _NOT_BINARY:
+        raise _not_binary()
+    nibbles = words * _GATHER
     nibbles >>= _TOP
-    groups = nibbles.shape[1]
-    if groups <= 6:
-        return (nibbles.astype(np.float32) @ _powers_of_16(groups)).astype(np.int64)
-    masks = np.zeros(len(nibbles), np.int64)
+    groups = bits_NC.shape[1] // 4
+    if groups <= len(_POWERS_OF_16):
+        digits = nibbles.astype(np.float32).reshape(-1, groups)
+        return (digits @ _POWERS_OF_16[:groups]).astype(np.int64)
+    masks = np.zeros(len(bits_NC), np.int64)
     for group in range(groups):
-        masks |= nibbles[:, group].astype(np.int64) << np.int64(4 * group)
+        masks |= nibbles[group::groups].astype(np.int64) << np.int64(4 * group)
     return masks
-
-
-def _powers_of_16(count: int) -> npt.NDArray[np.float32]:
-    return _POWERS_OF_16[:count]
-
-
-_POWERS_OF_16 = np.array([16**i for i in range(6)], np.float32)

@@ -119,7 +119,9 @@ class AnswerParser:
             return self._parse(text, lenient=True, drop_last=True)
         found = self._cache.get(text)
         if found is None:
-            found = self._parse(text, lenient=self.mode == "lenient", drop_last=False)
+            found = self._parse_plain(text) or self._parse(
+                text, lenient=self.mode == "lenient", drop_last=False
+            )
             if len(text) <= _CACHE_TEXT:
                 if len(self._cache) >= _CACHE_ITEMS:
                     self._cache.clear()
@@ -146,6 +148,16 @@ class AnswerParser:
         if any(answer.reason for answer in answers):
             return known, [answer.malformed for answer in answers]
         return known, None
+
+    def _parse_plain(self, text: str) -> ParsedAnswer | None:
+        """The common answer, bare storing ids and commas, or None if it is another."""
+        mask = 0
+        for item in text.lower().split(","):
+            bit = self._bits.get(item.strip())
+            if not bit:
+                return None
+            mask |= bit
+        return ParsedAnswer(mask)
 
     def _parse(self, text: str, *, lenient: bool, drop_last: bool) -> ParsedAnswer:
         bits = self._bits
