@@ -307,6 +307,18 @@ def test_bad_predictions_are_named(
         assert part in message
 
 
+@pytest.mark.parametrize("option", ["--json", "--report"])
+@pytest.mark.parametrize("place", ["folder", "data.jsonl/out"])
+def test_an_output_that_cannot_be_written_is_named_before_the_work(
+    option: str, place: str, memroute: Memroute, data: Path, predictions: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    for command in (("eval", "--agent", "oracle"), ("score", "--predictions", predictions)):
+        result = memroute(*command, "--data", data, option, place)
+        assert f"{place}: " in refused(result)
+        assert result.stdout == ""
+
+
 def test_bad_options_of_score(memroute: Memroute, data: Path, predictions: Path) -> None:
     good = ("score", "--predictions", predictions, "--data", data)
     assert "--missing 'maybe'" in refused(memroute(*good, "--missing", "maybe"))
