@@ -254,7 +254,7 @@ def _as_masks(masks: npt.ArrayLike, name: str) -> MaskArray:
     array = np.asarray(masks)
     if array.dtype is _INT64:
         return array
-    if array.dtype.kind not in "iu":
+    if array.size and array.dtype.kind not in "iu":  # an empty list is an array of floats
         raise OptionError(
             f"{name}: integer masks are needed, got dtype {array.dtype}; "
             "use taxonomy.mask(ids) to make them"

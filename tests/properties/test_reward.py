@@ -200,6 +200,43 @@ def test_bad_input_is_named() -> None:
         REWARD.score_text("none", 0, "loose")  # type: ignore[arg-type]
 
 
+OUTSIDE = [-(2**63), -8193, -8192, -4097, -4096, -1, 4096, 8191, 8192, 2**62, 2**63 - 1]
+
+
+@pytest.mark.parametrize("components", [False, True])
+@pytest.mark.parametrize("count", [1, 20_000])
+@pytest.mark.parametrize("bad", OUTSIDE)
+def test_no_mask_outside_the_range_is_ever_looked_up(
+    bad: int, count: int, components: bool
+) -> None:
+    for other in (0, 4095, *OUTSIDE):
+        masks = np.zeros(count, np.int64)
+        others = np.full(count, other)
+        masks[-1] = bad
+        with pytest.raises(OptionError, match=r"_N: mask -?\d+ is not in \[0, 4096\)"):
+            REWARD.score_masks(masks, others, components=components)  # type: ignore[call-overload]
+        with pytest.raises(OptionError, match=r"_N: mask -?\d+ is not in \[0, 4096\)"):
+            REWARD.score_masks(others, masks, components=components)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint64])
+def test_masks_of_any_integer_type_are_read(dtype: type) -> None:
+    masks = np.arange(128)
+    expected = REWARD.score_masks(masks, masks[::-1])
+    assert (REWARD.score_masks(masks.astype(dtype), masks[::-1].astype(dtype)) == expected).all()
+
+
+def test_shapes_broadcast() -> None:
+    assert REWARD.score_masks([], []).shape == (0,)
+    assert REWARD.score_masks(5, [[5], [6]]).shape == (2, 1)
+    assert float(REWARD.score_masks(5, 5)) == 1.0
+    table = REWARD.table(range(4096), range(3))
+    assert table.shape == (4096, 3)
+    assert table[7, 2] == REWARD.score(7, 2).total
+    with pytest.raises(ValueError, match="broadcast"):
+        REWARD.score_masks([1, 2], [1, 2, 3])
+
+
 def test_large_batches_equal_small_ones() -> None:
     rng = np.random.default_rng(0)
     predicted, gold = rng.integers(0, 4096, (2, 20_011))
