@@ -8,13 +8,15 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.error import InvalidAction
 
-__all__ = ["MaskBatch", "pack_masks", "popcount"]
+__all__ = ["CHUNK", "MaskBatch", "pack_masks", "popcount"]
 
 MaskBatch: TypeAlias = npt.NDArray[np.int64]
 """Masks of shape (N,)."""
 
-_CHUNK = 8_192
-"""Rows packed at a time, so that the intermediate arrays stay in the processor's cache."""
+CHUNK = 8_192
+"""Masks worked on at a time, so that the intermediate arrays stay in the processor's cache."""
+
+_WORD = np.dtype("<u4")
 
 _GATHER = np.uint32(1 << 28 | 1 << 21 | 1 << 14 | 1 << 7)
 """Multiplying four 0/1 bytes by it puts their bits side by side at bit 28; nothing carries."""
@@ -54,11 +56,11 @@ def pack_masks(bits_NC: npt.NDArray[Any], width: int | None = None) -> MaskBatch
             f"actions must have shape (N, {width or 'C'}), one 0/1 entry a category; "
             f"got {bits.shape}"
         )
-    if len(bits) <= _CHUNK:
+    if len(bits) <= CHUNK:
         return _pack(_as_bytes(bits))
     masks = np.empty(len(bits), np.int64)
-    for start in range(0, len(bits), _CHUNK):
-        piece = slice(start, start + _CHUNK)
+    for start in range(0, len(bits), CHUNK):
+        piece = slice(start, start + CHUNK)
         masks[piece] = _pack(_as_bytes(bits[piece]))
     return masks
 
@@ -84,21 +86,21 @@ def _not_binary() -> InvalidAction:
 
 
 def _pack(bits_NC: npt.NDArray[np.uint8]) -> MaskBatch:
-    """Bytes to masks by way of nibbles, four columns at a time.
+    """Bytes to masks by way of digits to base 16, four columns at a time.
 
-    A dot product of nibbles with powers of 16 is exact in float32 up to 24 columns and twice as
+    A dot product of digits with powers of 16 is exact in float32 up to 24 columns and twice as
     fast as shifts and ors of strided columns; wider rows take those.
     """
-    words = bits_NC.reshape(-1).view("<u4")
+    words = bits_NC.reshape(-1).view(_WORD)
     if int(np.bitwise_or.reduce(words)) & _NOT_BINARY:
         raise _not_binary()
-    nibbles = words * _GATHER
-    nibbles >>= _TOP
+    digits = words * _GATHER
+    digits >>= _TOP
     groups = bits_NC.shape[1] // 4
     if groups <= len(_POWERS_OF_16):
-        digits = nibbles.astype(np.float32).reshape(-1, groups)
-        return (digits @ _POWERS_OF_16[:groups]).astype(np.int64)
+        exact = digits.astype(np.float32).reshape(-1, groups)
+        return exact.dot(_POWERS_OF_16[:groups]).astype(np.int64)
     masks = np.zeros(len(bits_NC), np.int64)
     for group in range(groups):
-        masks |= nibbles[group::groups].astype(np.int64) << np.int64(4 * group)
+        masks |= digits[group::groups].astype(np.int64) << np.int64(4 * group)
     return masks

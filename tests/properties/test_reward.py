@@ -10,6 +10,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from gymnasium.error import InvalidAction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -245,8 +246,23 @@ def test_large_batches_equal_small_ones() -> None:
     assert (whole == np.concatenate(parts)).all()
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.int64, np.bool_])
+def test_large_batches_of_bits_equal_their_masks(dtype: type) -> None:
+    rng = np.random.default_rng(1)
+    masks, gold = rng.integers(0, 4096, (2, 20_011))
+    bits = (masks[:, None] >> np.arange(12) & 1).astype(dtype)
+    assert (pack_masks(bits) == masks).all()
+    assert (REWARD.score_actions(bits, gold) == REWARD.score_masks(masks, gold)).all()
+    with pytest.raises(InvalidAction, match=r"\(20011, 11\)"):
+        REWARD.score_actions(bits[:, 1:], gold)
+    if dtype is not np.bool_:
+        bits[-1, 3] = -1
+        with pytest.raises(InvalidAction, match="0 or 1"):
+            REWARD.score_actions(bits, gold)
+
+
 @settings(max_examples=50, deadline=None)
-@given(taxonomies(), st.data())
+@given(taxonomies(62), st.data())
 def test_packing_bits_inverts_unpacking(taxonomy: Taxonomy, data: st.DataObject) -> None:
     masks = data.draw(st.lists(st.integers(0, taxonomy.num_masks - 1), max_size=9))
     bits = np.array(masks, np.int64).reshape(-1, 1) >> np.arange(taxonomy.num_storing) & 1
