@@ -212,7 +212,7 @@ def _check_outputs(*paths: Path | None) -> None:
         if path is None:
             continue
         if path.is_dir():
-            raise DataError(f"{path}: is a directory; give a file to write")
+            raise DataError(f"{path}: is a directory; give a file to write, check the path")
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         if not folder.is_dir():
             raise DataError(f"{path}: {folder} is not a directory; check the path")
