@@ -19,8 +19,10 @@ def table(title: str, rows: list[Row]) -> str:
 def main() -> None:
     text = (
         "# Benchmarks\n\nWritten by `make bench`: medians of one run, so read the ratios, not the "
-        f"rates.\n\nMachine: {machine()}.\n\n"
+        "rates. Rates are per second of this process's own processor time, and what is compared is "
+        f"measured in turns.\n\nMachine: {machine()}.\n\n"
         + table("Environment", bench_environment.rows())
+        + bench_environment.REMARKS
         + "\n"
         + table("Local policy", bench_local.rows())
     )

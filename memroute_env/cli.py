@@ -21,7 +21,8 @@ def envs(
         import memroute_env
 
         table = Table()
-        for heading in ("id", "observation", "action"):
+        table.add_column("id", no_wrap=True)  # an id is there to be copied
+        for heading in ("observation", "action"):
             table.add_column(heading, overflow="fold")
         for env_id in memroute_env.ENV_IDS:
             env = gym.make(env_id, dataset=dataset)

@@ -226,6 +226,18 @@ def parse_example(line: bytes, where: str, taxonomy: Taxonomy) -> Example:
     return example
 
 
+def parse_conversation(turns: object, where: str) -> Conversation:
+    """A list of turns, as it comes from JSON; `where` (`file:line`) opens every error.
+
+    Raises:
+        DataError: With the field and the remedy.
+    """
+    try:
+        return Conversation.model_validate(turns)
+    except ValidationError as error:
+        raise DataError(f"{where}: {_explain(error)}") from None
+
+
 def check_categories(example: Example, where: str, taxonomy: Taxonomy) -> None:
     """Raise DataError unless the example's labels are a valid answer in this taxonomy."""
     try:
@@ -242,7 +254,7 @@ def check_categories(example: Example, where: str, taxonomy: Taxonomy) -> None:
             )
 
 
-def _explain(error: ValidationError, line: bytes) -> str:
+def _explain(error: ValidationError, line: bytes = b"") -> str:
     """A validation error of pydantic as one sentence with the field and, where known, a remedy."""
     first = error.errors(include_url=False)[0]
     if first["type"] == "json_invalid":
@@ -251,9 +263,10 @@ def _explain(error: ValidationError, line: bytes) -> str:
         except UnicodeDecodeError as problem:
             return f"not UTF-8 text (byte {problem.start} of the line); save the file as UTF-8"
         return f"not valid JSON: {first.get('ctx', {}).get('error')}; one object a line is expected"
-    field = ".".join(str(part) for part in first["loc"]).replace(
-        "conversation.turns", "conversation"
-    )
+    field = ".".join(str(part) for part in first["loc"])
+    field = field.replace("conversation.turns", "conversation")
+    if error.title == Conversation.__name__:
+        field = f"conversation{field.removeprefix('turns')}"
     message = first["msg"].removeprefix("Value error, ")
     got = first.get("input")
     shown = "" if isinstance(got, dict | list | tuple) else f", got {str(got)[:60]!r}"

@@ -17,7 +17,7 @@ from memroute_env.parsing import ParseMode
 from memroute_env.render import render_ansi, render_human
 from memroute_env.reward import Reward, RewardBreakdown, RewardConfig
 from memroute_env.taxonomy import Taxonomy
-from memroute_env.wrappers import (
+from memroute_env.views import (
     ActionName,
     ObservationName,
     make_action_view,

@@ -102,7 +102,8 @@ class AnswerParser:
         self.mode: ParseMode = mode
         self._bits = taxonomy.bits
         self._cache: dict[str, ParsedAnswer] = {}
-        self._masks: dict[str, int] = {}  # the well-formed part of the cache, for batches
+        self.masks: dict[str, int] = {}
+        """Masks of the well-formed answers that are remembered; read only."""
 
     def __call__(self, text: object, *, truncated: bool = False) -> ParsedAnswer:
         """Read an answer.
@@ -118,14 +119,16 @@ class AnswerParser:
             return self._parse(text, lenient=True, drop_last=True)
         found = self._cache.get(text)
         if found is None:
-            found = self._parse(text, lenient=self.mode == "lenient", drop_last=False)
+            found = self._parse_plain(text) or self._parse(
+                text, lenient=self.mode == "lenient", drop_last=False
+            )
             if len(text) <= _CACHE_TEXT:
                 if len(self._cache) >= _CACHE_ITEMS:
                     self._cache.clear()
-                    self._masks.clear()
+                    self.masks.clear()
                 self._cache[text] = found
                 if found.mask is not None:
-                    self._masks[text] = found.mask
+                    self.masks[text] = found.mask
         return found
 
     def many(self, texts: Sequence[object]) -> tuple[list[int], list[str] | None]:
@@ -135,7 +138,7 @@ class AnswerParser:
             Masks (0 where malformed), and the reasons ("" where well-formed) if any is malformed.
         """
         try:
-            masks = list(map(self._masks.get, texts))  # type: ignore[arg-type]
+            masks = list(map(self.masks.get, texts))  # type: ignore[arg-type]
         except TypeError:  # an unhashable action is malformed, not an error
             masks = [None]
         if None not in masks:
@@ -145,6 +148,16 @@ class AnswerParser:
         if any(answer.reason for answer in answers):
             return known, [answer.malformed for answer in answers]
         return known, None
+
+    def _parse_plain(self, text: str) -> ParsedAnswer | None:
+        """The common answer, bare storing ids and commas, or None if it is another."""
+        mask = 0
+        for item in text.lower().split(","):
+            bit = self._bits.get(item.strip())
+            if not bit:
+                return None
+            mask |= bit
+        return ParsedAnswer(mask)
 
     def _parse(self, text: str, *, lenient: bool, drop_last: bool) -> ParsedAnswer:
         bits = self._bits

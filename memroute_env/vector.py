@@ -23,7 +23,7 @@ from memroute_env.errors import OptionError
 from memroute_env.parsing import ParseMode
 from memroute_env.reward import Reward, RewardConfig
 from memroute_env.taxonomy import Taxonomy
-from memroute_env.wrappers import (
+from memroute_env.views import (
     ActionName,
     ObservationName,
     make_action_view,

@@ -1,335 +1,135 @@
-"""Views: how an episode is shown to an agent, and how its action is read.
+"""Gymnasium wrappers that give an existing text environment a numeric side.
 
-An *observation view* turns positions in a dataset into observations, an *action view* turns actions
-into masks; each knows its Gymnasium space and works on one item and on a batch alike. The scalar
-and the vector environment use the same views, so they cannot drift apart. They take the place of
-wrappers around a text environment, which would tokenise a text again at every reset.
+    env = gym.make("MemoryRouting-v0")
+    env = MultiBinaryAction(FeatureObservation(env))
+
+The same spaces, observations and rewards come faster, and for the vector environment too, from the
+arguments `observation=` and `action=` of the environment (see `memroute_env.views`): it computes
+the features of a dataset once, where a wrapper has only the text that it is handed. Wrappers are
+for environments that somebody else made, or that other wrappers stand around already.
 """
 
 from __future__ import annotations
 
-import re
-import zlib
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from gymnasium.error import InvalidAction
-from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
+from gymnasium.spaces import Box
+from gymnasium.utils import RecordConstructorArgs
 
-from memroute_env.datasets import Dataset
 from memroute_env.errors import OptionError
-from memroute_env.parsing import AnswerParser, ParsedAnswer
+from memroute_env.masks import pack_masks
+from memroute_env.parsing import AnswerParser, format_answer
 from memroute_env.spaces import AnswerSpace, ConversationSpace
 from memroute_env.taxonomy import Taxonomy
+from memroute_env.views import hash_features, make_action_view
 
 __all__ = [
-    "ACTION_VIEWS",
-    "OBSERVATION_VIEWS",
-    "ActionView",
-    "ObservationView",
+    "DiscreteAction",
+    "FeatureObservation",
+    "MultiBinaryAction",
+    "MultiDiscreteAction",
     "hash_features",
-    "make_action_view",
-    "make_observation_view",
     "pack_masks",
 ]
 
-ObservationName: TypeAlias = Literal["text", "features", "index"]
-ActionName: TypeAlias = Literal["text", "multidiscrete", "multibinary", "discrete"]
-MaskBatch: TypeAlias = npt.NDArray[np.int64]
 
+class FeatureObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
+    """Conversations as hashed word n-grams: float32 of shape (feature_dim,), in [0, 1].
 
-class ObservationView(Protocol):
-    """Positions in a dataset as observations."""
+    Equal to the environment's own view `observation="features"`.
 
-    @property
-    def space(self) -> Space[Any]:
-        """The space of one observation."""
-        ...
+    Args:
+        env: An environment whose observations are conversations as text.
+        feature_dim: Length of the vector.
 
-    def one(self, index: int) -> Any:
-        """The observation of one example: a fresh object at every call."""
-        ...
+    Raises:
+        OptionError: If the environment shows no text, or `feature_dim` is below 1.
+    """
 
-    def many(self, indices_N: npt.NDArray[np.intp]) -> Any:
-        """A batch of observations, as the batched space holds it."""
-        ...
-
-    def objects(self, indices_N: npt.NDArray[np.intp]) -> npt.NDArray[np.object_]:
-        """The same observations one by one in an object array of shape (N,)."""
-        ...
-
-
-class ActionView(Protocol):
-    """Actions as masks."""
-
-    @property
-    def space(self) -> Space[Any]:
-        """The space of one action."""
-        ...
-
-    def one(self, action: Any, /) -> ParsedAnswer:
-        """Read one action; one outside a numeric space raises InvalidAction."""
-        ...
-
-    def many(self, actions_N: Any) -> tuple[MaskBatch, list[str] | None]:
-        """Read a batch: masks (0 where malformed), and the reasons if any is malformed."""
-        ...
-
-
-# Observations -----------------------------------------------------------------------------------
-
-
-class TextObservation:
-    """The conversation as text."""
-
-    def __init__(self, dataset: Dataset, feature_dim: int) -> None:
-        """Index the texts once; the space is as large as the longest needs, in powers of two."""
-        self._texts = dataset.texts
-        self._array = np.array(self._texts, dtype=object)
-        longest = max(map(len, self._texts))
-        self.space = ConversationSpace(max(16_384, 1 << (longest - 1).bit_length()))
-
-    def one(self, index: int) -> str:
-        """The text of one conversation."""
-        return self._texts[index]
-
-    def many(self, indices_N: npt.NDArray[np.intp]) -> tuple[str, ...]:
-        """A tuple of texts."""
-        return tuple(self._array[indices_N].tolist())
-
-    def objects(self, indices_N: npt.NDArray[np.intp]) -> npt.NDArray[np.object_]:
-        """The texts in an object array."""
-        return self._array[indices_N]
-
-
-class FeatureObservation:
-    """Hashed word n-grams as a unit vector: float32, shape (feature_dim,), in [0, 1]."""
-
-    def __init__(self, dataset: Dataset, feature_dim: int) -> None:
-        """Compute the features of the whole dataset once."""
+    def __init__(self, env: gym.Env[Any, Any], feature_dim: int = 1024) -> None:
+        """See the class."""
+        RecordConstructorArgs.__init__(self, feature_dim=feature_dim)
+        super().__init__(env)
+        if not isinstance(env.observation_space, ConversationSpace):
+            raise OptionError(
+                f"FeatureObservation needs text observations, not {env.observation_space}; "
+                "make the environment with observation='text'"
+            )
         if feature_dim < 1:
             raise OptionError(f"feature_dim must be at least 1, got {feature_dim}")
-        self._features = _dataset_features(dataset, feature_dim)
-        self.space = Box(0.0, 1.0, (feature_dim,), np.float32)
+        self.feature_dim = feature_dim
+        self.observation_space = Box(0.0, 1.0, (feature_dim,), np.float32)
 
-    def one(self, index: int) -> npt.NDArray[np.float32]:
-        """A fresh vector."""
-        return self._features[index].copy()
-
-    def many(self, indices_N: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
-        """A fresh matrix of shape (N, feature_dim)."""
-        return self._features[indices_N]
-
-    def objects(self, indices_N: npt.NDArray[np.intp]) -> npt.NDArray[np.object_]:
-        """Fresh vectors in an object array."""
-        return _as_objects(self.many(indices_N))
+    def observation(self, observation: str) -> npt.NDArray[np.float32]:
+        """The features of one conversation."""
+        return hash_features([observation], self.feature_dim)[0]
 
 
-class IndexObservation:
-    """The position in the dataset: for tabular methods and for agents that hold the texts."""
+class _NumericAction(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
+    """Numeric actions, put into words for an environment that reads text."""
 
-    def __init__(self, dataset: Dataset, feature_dim: int) -> None:
-        """A `Discrete` space over the dataset."""
-        self.space = Discrete(len(dataset))
+    _view_name: str
 
-    def one(self, index: int) -> np.int64:
-        """The position."""
-        return np.int64(index)
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        if not isinstance(env.action_space, AnswerSpace):
+            raise OptionError(
+                f"{type(self).__name__} needs text actions, not {env.action_space}; "
+                "make the environment with action='text'"
+            )
+        self._taxonomy: Taxonomy = env.action_space.taxonomy
+        self._view = make_action_view(self._view_name, self._taxonomy, AnswerParser(self._taxonomy))
+        self.action_space = self._view.space
 
-    def many(self, indices_N: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
-        """A fresh vector of shape (N,)."""
-        return indices_N.astype(np.int64)
-
-    def objects(self, indices_N: npt.NDArray[np.intp]) -> npt.NDArray[np.object_]:
-        """The positions in an object array."""
-        return _as_objects(self.many(indices_N))
-
-
-def _as_objects(rows_N: npt.NDArray[Any]) -> npt.NDArray[np.object_]:
-    objects = np.empty(len(rows_N), dtype=object)
-    for i, row in enumerate(rows_N):
-        objects[i] = row
-    return objects
+    def action(self, action: Any) -> str:
+        """The answer in words; InvalidAction if the action is outside the space."""
+        mask = self._view.one(action).mask
+        assert mask is not None, "no numeric action is malformed"
+        return format_answer(self._taxonomy.ids(mask))
 
 
-_WORD = re.compile(r"[a-z0-9']+")
+class MultiBinaryAction(_NumericAction):
+    """Actions of shape (num_storing,), 0 or 1 a category; all zeros is the exclusive answer.
 
-
-def hash_features(texts: Iterable[str], dim: int) -> npt.NDArray[np.float32]:
-    """Hashed word uni- and bigrams of texts.
+    Equal to the environment's own view `action="multibinary"`.
 
     Args:
-        texts: N texts.
-        dim: Number of buckets.
+        env: An environment whose actions are answers as text.
 
-    Returns:
-        float32 of shape (N, dim): log(1 + count) in each bucket, each row scaled to length 1 (a
-        row without words is 0). The hash is CRC-32, hence the same everywhere.
+    Raises:
+        OptionError: If the environment reads no text.
     """
-    rows = []
-    crc = zlib.crc32
-    for text in texts:
-        words = _WORD.findall(text.lower())
-        grams = words + [f"{a} {b}" for a, b in zip(words, words[1:], strict=False)]
-        buckets = np.fromiter((crc(g.encode()) % dim for g in grams), np.int64, len(grams))
-        rows.append(np.bincount(buckets, minlength=dim))
-    features = np.log1p(np.array(rows, np.float32).reshape(-1, dim))
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    return (features / np.where(norms > 0, norms, 1)).astype(np.float32)
+
+    _view_name = "multibinary"
 
 
-@lru_cache(maxsize=8)
-def _dataset_features(dataset: Dataset, dim: int) -> npt.NDArray[np.float32]:
-    features = hash_features(dataset.texts, dim)
-    features.setflags(write=False)
-    return features
-
-
-# Actions ----------------------------------------------------------------------------------------
-
-
-class TextAction:
-    """An answer in words, read by the parser."""
-
-    def __init__(self, taxonomy: Taxonomy, parser: AnswerParser) -> None:
-        """Use the reward's parser, which remembers what it has read."""
-        self.space = AnswerSpace(taxonomy)
-        self.one = parser
-        self._parser = parser
-
-    def many(self, actions_N: Sequence[Any]) -> tuple[MaskBatch, list[str] | None]:
-        """Parse a batch of answers."""
-        masks, reasons = self._parser.many(actions_N)
-        return np.array(masks, np.int64), reasons
-
-
-class BinaryAction:
-    """One 0/1 entry a storing category; all zeros is the exclusive answer."""
-
-    def __init__(self, taxonomy: Taxonomy, space: MultiBinary | MultiDiscrete) -> None:
-        """Read arrays of shape (num_storing,)."""
-        self.space = space
-        self._width = taxonomy.num_storing
-
-    def one(self, action: Any, /) -> ParsedAnswer:
-        """Pack one array of bits."""
-        return ParsedAnswer(int(self.many(np.asarray(action)[None])[0][0]))
-
-    def many(self, actions_N: Any) -> tuple[MaskBatch, list[str] | None]:
-        """Pack an array of shape (N, num_storing)."""
-        return pack_masks(np.asarray(actions_N), self._width), None
-
-
-class DiscreteAction:
-    """The number of a set among the exclusive answer and all sets of at most three categories."""
-
-    def __init__(self, taxonomy: Taxonomy) -> None:
-        """Action i stands for `taxonomy.small_sets()[i]`."""
-        self._sets = np.array(taxonomy.small_sets(), np.int64)
-        self.space = Discrete(len(self._sets))
-
-    def one(self, action: Any, /) -> ParsedAnswer:
-        """Look one number up."""
-        try:
-            number = int(action)
-            valid = bool(number == action) and 0 <= number < len(self._sets)
-        except (TypeError, ValueError, OverflowError):
-            number, valid = -1, False
-        if not valid:
-            raise InvalidAction(f"action {action!r} is not a number in [0, {len(self._sets)})")
-        return ParsedAnswer(int(self._sets[number]))
-
-    def many(self, actions_N: Any) -> tuple[MaskBatch, list[str] | None]:
-        """Look a batch of numbers up, shape (N,)."""
-        actions = np.asarray(actions_N)
-        if actions.dtype.kind not in "iu" or ((actions < 0) | (actions >= len(self._sets))).any():
-            raise InvalidAction(f"actions must be whole numbers in [0, {len(self._sets)})")
-        return self._sets[actions], None
-
-
-def pack_masks(bits_NC: npt.NDArray[Any], width: int | None = None) -> MaskBatch:
-    """Rows of 0/1 entries as masks.
+class MultiDiscreteAction(_NumericAction):
+    """`MultiBinaryAction` for libraries that know only `MultiDiscrete([2] * num_storing)`.
 
     Args:
-        bits_NC: Integers or booleans of shape (N, C), C at most 62; column c is bit c.
-        width: The C that is expected, if it is known.
-
-    Returns:
-        int64 masks of shape (N,).
+        env: An environment whose actions are answers as text.
 
     Raises:
-        InvalidAction: If the shape is wrong or an entry is neither 0 nor 1.
+        OptionError: If the environment reads no text.
     """
-    bits = np.asarray(bits_NC)
-    if bits.ndim != 2 or (width is not None and bits.shape[1] != width):
-        raise InvalidAction(
-            f"actions must have shape (N, {width or 'C'}), one 0/1 entry a category; "
-            f"got {bits.shape}"
-        )
-    if bits.dtype.itemsize == 1 and bits.dtype.kind in "biu":
-        narrow = bits.view(np.uint8)
-        valid = not bits.size or int(narrow.max()) <= 1
-    else:
-        narrow = (bits == 1).view(np.uint8)
-        valid = np.array_equal(narrow, bits)
-    if not valid:
-        raise InvalidAction("every entry of a binary action must be 0 or 1")
-    return _pack(narrow)
+
+    _view_name = "multidiscrete"
 
 
-_GATHER = np.uint32(1 << 24 | 1 << 17 | 1 << 10 | 1 << 3)
-"""Multiplying four 0/1 bytes by it puts their bits side by side at bit 24."""
+class DiscreteAction(_NumericAction):
+    """The number of a set in `taxonomy.small_sets()`: in [0, 299) for marketing.
 
+    Equal to the environment's own view `action="discrete"`.
 
-def _pack(bits_NC: npt.NDArray[np.uint8]) -> MaskBatch:
-    """Rows of 0/1 bytes as integers, four columns at a time: ten times faster than a product."""
-    count, width = bits_NC.shape
-    if width % 4 or not bits_NC.flags.c_contiguous:
-        padded = np.zeros((count, -(-width // 4) * 4), np.uint8)
-        padded[:, :width] = bits_NC
-        bits_NC = padded
-    nibbles = (bits_NC.view("<u4") * _GATHER >> np.uint32(24)) & np.uint32(15)
-    wide = nibbles.shape[1] > 8
-    masks = nibbles[:, 0].astype(np.int64 if wide else np.uint32)
-    for group in range(1, nibbles.shape[1]):
-        masks |= nibbles[:, group].astype(masks.dtype) << masks.dtype.type(4 * group)
-    return masks.astype(np.int64, copy=False)
-
-
-OBSERVATION_VIEWS: dict[str, type[Any]] = {
-    "text": TextObservation,
-    "features": FeatureObservation,
-    "index": IndexObservation,
-}
-ACTION_VIEWS = ("text", "multidiscrete", "multibinary", "discrete")
-
-
-def make_observation_view(name: str, dataset: Dataset, feature_dim: int) -> ObservationView:
-    """The observation view of that name.
+    Args:
+        env: An environment whose actions are answers as text.
 
     Raises:
-        OptionError: If there is none.
+        OptionError: If the environment reads no text.
     """
-    if name not in OBSERVATION_VIEWS:
-        raise OptionError(f"observation {name!r} is not one of {', '.join(OBSERVATION_VIEWS)}")
-    return OBSERVATION_VIEWS[name](dataset, feature_dim)
 
-
-def make_action_view(name: str, taxonomy: Taxonomy, parser: AnswerParser) -> ActionView:
-    """The action view of that name.
-
-    Raises:
-        OptionError: If there is none.
-    """
-    if name == "text":
-        return TextAction(taxonomy, parser)
-    if name == "multidiscrete":
-        return BinaryAction(taxonomy, MultiDiscrete([2] * taxonomy.num_storing))
-    if name == "multibinary":
-        return BinaryAction(taxonomy, MultiBinary(taxonomy.num_storing))
-    if name == "discrete":
-        return DiscreteAction(taxonomy)
-    raise OptionError(f"action {name!r} is not one of {', '.join(ACTION_VIEWS)}")
+    _view_name = "discrete"

@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from memroute_env import Dataset, Example, Taxonomy, load_taxonomy
+
+# A busy machine is no bug: no example of a property has a time limit.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 EXTERNAL = Path(__file__).parents[2] / "shared" / "data" / "external_marketing_896.jsonl"
 

@@ -129,7 +129,11 @@ def route(
 
 def _read_conversations(source: str) -> list[tuple[str, Any]]:
     """(id, conversation) pairs from a file or standard input."""
-    from memroute_env.conversation import MAX_LINE_BYTES, Conversation, conversation_from_text
+    from memroute_env.conversation import (
+        MAX_LINE_BYTES,
+        conversation_from_text,
+        parse_conversation,
+    )
     from memroute_env.errors import DataError
 
     name = "standard input" if source == "-" else source
@@ -148,22 +152,24 @@ def _read_conversations(source: str) -> list[tuple[str, Any]]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
+        where = f"{name}:{number}"
         if len(line) > MAX_LINE_BYTES:
-            raise DataError(f"{name}:{number}: the line is longer than {MAX_LINE_BYTES} bytes")
+            raise DataError(
+                f"{where}: the line is longer than {MAX_LINE_BYTES // 2**20} MiB; "
+                "give one conversation a line"
+            )
         try:
             record = json.loads(line)
-            turns = record["conversation"] if isinstance(record, dict) else record
-            identifier = record.get("id", number) if isinstance(record, dict) else number
-            items.append((str(identifier), Conversation.model_validate(turns)))
-        except KeyError:
-            raise DataError(
-                f"{name}:{number}: field 'conversation' is missing; add the turns"
-            ) from None
         except (ValueError, RecursionError) as error:
-            first = str(error).splitlines()[0]
             raise DataError(
-                f"{name}:{number}: not a conversation ({first}); see the README"
+                f"{where}: not valid JSON: {error}; give one conversation a line, "
+                "or USER:/ASSISTANT: text"
             ) from None
+        if isinstance(record, dict) and "conversation" not in record:
+            raise DataError(f"{where}: field 'conversation' is missing; add the turns")
+        turns = record["conversation"] if isinstance(record, dict) else record
+        identifier = record.get("id", number) if isinstance(record, dict) else number
+        items.append((str(identifier), parse_conversation(turns, where)))
     return items
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -86,6 +87,7 @@ def eval_(
         from memroute_eval.evaluate import evaluate
 
         _check_parse(parse)
+        _check_outputs(json_out, report_out)
         dataset = load_dataset(data, _test_split(data), taxonomy)
         options = {
             "shots": shots,
@@ -148,6 +150,7 @@ def score(
         _check_parse(parse)
         if missing not in ("error", "wrong"):
             raise OptionError(f"--missing {missing!r} is not one of error, wrong")
+        _check_outputs(json_out, report_out)
         dataset = load_dataset(data, _test_split(data), taxonomy)
         decisions = read_predictions(predictions, dataset, missing_as_wrong=missing == "wrong")
         rows = play(decisions, dataset, parse)  # type: ignore[arg-type]  # checked above
@@ -201,11 +204,23 @@ def _check_parse(parse: str) -> None:
         raise OptionError(f"--parse {parse!r} is not one of {', '.join(PARSE_MODES)}")
 
 
-def _write_json(results: dict[str, Any], path: Path) -> None:
+def _check_outputs(*paths: Path | None) -> None:
+    """Refuse what cannot be written before the work, not after it."""
     from memroute_env.errors import DataError
 
-    if path.is_dir():
-        raise DataError(f"{path}: is a directory; give a file to write, check the path")
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise DataError(f"{path}: is a directory; give a file to write, check the path")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not folder.is_dir():
+            raise DataError(f"{path}: {folder} is not a directory; check the path")
+        if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+            raise DataError(f"{path}: cannot be written; check the path and its permissions")
+
+
+def _write_json(results: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -32,7 +33,10 @@ def memroute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Memroute:
 
 
 def spawn(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
-    """The command in a process of its own, at the head of a process group."""
+    """The command in a process of its own, which Ctrl-C reaches."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # Tests that a shell runs in the background ignore it, and a new process would inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
         [sys.executable, "-m", "memroute_eval.cli", *map(str, arguments)],
         cwd=cwd,

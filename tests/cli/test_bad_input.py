@@ -63,17 +63,7 @@ def test_a_bad_data_file(
     assert len(message) < 500
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(
-            kind,
-        )
-        if kind in ("empty", "blank")
-        else kind
-        for kind in BAD_FILES
-    ],
-)
+@pytest.mark.parametrize("kind", BAD_FILES)
 def test_a_bad_file_to_split(kind: str, memroute: Memroute, tmp_path: Path) -> None:
     raw, _ = BAD_FILES[kind]
     (tmp_path / "bad.jsonl").write_bytes(raw)
@@ -86,29 +76,20 @@ ROUTE_FILES: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "is empty"),
     "invalid UTF-8": (b"USER: caf\xe9", "not UTF-8 text (byte 9)"),
     "no speaker": (b"hello there", "no line begins with 'USER:'"),
-    "no turns": (b'{"conversation": []}', ":1: not a conversation"),
+    "no turns": (b'{"conversation": []}', ":1: field 'conversation': a conversation needs at"),
     "no conversation": (b'{"id": "a"}', ":1: field 'conversation' is missing"),
     "unknown role": (
         b'{"conversation": [{"role": "ghost", "content": "x"}]}',
-        ":1: not a conversation",
+        ":1: field 'conversation.0.role': Input should be 'user' or 'assistant', got 'ghost'",
     ),
-    "broken second line": (changed() + b"{oops\n", ":2: not a conversation"),
+    "no list": (b'{"conversation": 3}', ":1: field 'conversation'"),
+    "broken second line": (changed() + b"{oops\n", ":2: not valid JSON"),
     "ten megabytes in a line": (b'{"id": "' + b"x" * 10 * 2**20, ":1: the line is longer"),
     "deeply nested": (b"[" * 100_000, ":1: "),
 }
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(
-            kind,
-        )
-        if kind == "deeply nested"
-        else kind
-        for kind in ROUTE_FILES
-    ],
-)
+@pytest.mark.parametrize("kind", ROUTE_FILES)
 @pytest.mark.parametrize("by", ["file", "stdin"])
 def test_bad_conversations_to_route(kind: str, by: str, memroute: Memroute, tmp_path: Path) -> None:
     raw, said = ROUTE_FILES[kind]
@@ -324,6 +305,18 @@ def test_bad_predictions_are_named(
     assert "p.jsonl" in message
     for part in said:
         assert part in message
+
+
+@pytest.mark.parametrize("option", ["--json", "--report"])
+@pytest.mark.parametrize("place", ["folder", "data.jsonl/out"])
+def test_an_output_that_cannot_be_written_is_named_before_the_work(
+    option: str, place: str, memroute: Memroute, data: Path, predictions: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    for command in (("eval", "--agent", "oracle"), ("score", "--predictions", predictions)):
+        result = memroute(*command, "--data", data, option, place)
+        assert f"{place}: " in refused(result)
+        assert result.stdout == ""
 
 
 def test_bad_options_of_score(memroute: Memroute, data: Path, predictions: Path) -> None:

@@ -213,7 +213,11 @@ def test_score_can_count_missing_predictions_as_wrong(
     assert (agent["n"], agent["exact_match"], agent["malformed_rate"]) == (14, 0.5, 0.5)
 
 
-def test_envs_lists_every_environment_with_its_spaces(memroute: Memroute) -> None:
+@pytest.mark.parametrize("columns", ["200", "80"])
+def test_envs_lists_every_environment_with_its_spaces(
+    columns: str, memroute: Memroute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
     result = memroute("envs")
     assert result.exit_code == 0
     for env_id in memroute_env.ENV_IDS:

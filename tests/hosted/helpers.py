@@ -74,7 +74,7 @@ class Setup:
         return {
             "base_url": self.url(server),
             "cache_dir": str(self.cache),
-            "timeout": 0.5,
+            "timeout": 2.0,
             **options,
         }
 

@@ -19,6 +19,7 @@ from memroute_env import (
     parse_answer,
 )
 from memroute_env.parsing import ParseMode, format_answer
+from tests.properties.slow_reward import slow_parse
 from tests.properties.strategies import taxonomies, taxonomy_and_masks
 
 MARKETING = load_taxonomy("marketing")
@@ -118,6 +119,16 @@ def test_order_case_space_duplicates_and_dress_do_not_matter(
 ) -> None:
     taxonomy, mask, text = drawn
     assert parse_answer(text, taxonomy, mode) == ParsedAnswer(mask)
+
+
+@ALL
+@given(dressed_answer(), st.sampled_from(["", ", banana", "\n- nothing", ",none.", "\n-nothing,x"]))
+def test_reads_what_the_obvious_parser_reads(drawn: tuple[Taxonomy, int, str], more: str) -> None:
+    taxonomy, _, text = drawn
+    expected = slow_parse(text + more, taxonomy.all_ids, taxonomy.exclusive.id)
+    answer = parse_answer(text + more, taxonomy)
+    found = None if answer.mask is None else set(taxonomy.ids(answer.mask))
+    assert found == expected
 
 
 @ALL

@@ -10,12 +10,13 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from gymnasium.error import InvalidAction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memroute_env import OptionError, Reward, RewardConfig, Taxonomy, TaxonomyError, load_taxonomy
 from memroute_env.errors import UnknownCategoryError
-from memroute_env.wrappers import pack_masks
+from memroute_env.masks import pack_masks
 from tests.properties.slow_reward import slow_score
 from tests.properties.strategies import taxonomies, taxonomy_and_masks
 
@@ -200,6 +201,43 @@ def test_bad_input_is_named() -> None:
         REWARD.score_text("none", 0, "loose")  # type: ignore[arg-type]
 
 
+OUTSIDE = [-(2**63), -8193, -8192, -4097, -4096, -1, 4096, 8191, 8192, 2**62, 2**63 - 1]
+
+
+@pytest.mark.parametrize("components", [False, True])
+@pytest.mark.parametrize("count", [1, 20_000])
+@pytest.mark.parametrize("bad", OUTSIDE)
+def test_no_mask_outside_the_range_is_ever_looked_up(
+    bad: int, count: int, components: bool
+) -> None:
+    for other in (0, 4095, *OUTSIDE):
+        masks = np.zeros(count, np.int64)
+        others = np.full(count, other)
+        masks[-1] = bad
+        with pytest.raises(OptionError, match=r"_N: mask -?\d+ is not in \[0, 4096\)"):
+            REWARD.score_masks(masks, others, components=components)  # type: ignore[call-overload]
+        with pytest.raises(OptionError, match=r"_N: mask -?\d+ is not in \[0, 4096\)"):
+            REWARD.score_masks(others, masks, components=components)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint64])
+def test_masks_of_any_integer_type_are_read(dtype: type) -> None:
+    masks = np.arange(128)
+    expected = REWARD.score_masks(masks, masks[::-1])
+    assert (REWARD.score_masks(masks.astype(dtype), masks[::-1].astype(dtype)) == expected).all()
+
+
+def test_shapes_broadcast() -> None:
+    assert REWARD.score_masks([], []).shape == (0,)
+    assert REWARD.score_masks(5, [[5], [6]]).shape == (2, 1)
+    assert float(REWARD.score_masks(5, 5)) == 1.0
+    table = REWARD.table(range(4096), range(3))
+    assert table.shape == (4096, 3)
+    assert table[7, 2] == REWARD.score(7, 2).total
+    with pytest.raises(ValueError, match="broadcast"):
+        REWARD.score_masks([1, 2], [1, 2, 3])
+
+
 def test_large_batches_equal_small_ones() -> None:
     rng = np.random.default_rng(0)
     predicted, gold = rng.integers(0, 4096, (2, 20_011))
@@ -208,8 +246,23 @@ def test_large_batches_equal_small_ones() -> None:
     assert (whole == np.concatenate(parts)).all()
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.int64, np.bool_])
+def test_large_batches_of_bits_equal_their_masks(dtype: type) -> None:
+    rng = np.random.default_rng(1)
+    masks, gold = rng.integers(0, 4096, (2, 20_011))
+    bits = (masks[:, None] >> np.arange(12) & 1).astype(dtype)
+    assert (pack_masks(bits) == masks).all()
+    assert (REWARD.score_actions(bits, gold) == REWARD.score_masks(masks, gold)).all()
+    with pytest.raises(InvalidAction, match=r"\(20011, 11\)"):
+        REWARD.score_actions(bits[:, 1:], gold)
+    if dtype is not np.bool_:
+        bits[-1, 3] = -1
+        with pytest.raises(InvalidAction, match="0 or 1"):
+            REWARD.score_actions(bits, gold)
+
+
 @settings(max_examples=50, deadline=None)
-@given(taxonomies(), st.data())
+@given(taxonomies(62), st.data())
 def test_packing_bits_inverts_unpacking(taxonomy: Taxonomy, data: st.DataObject) -> None:
     masks = data.draw(st.lists(st.integers(0, taxonomy.num_masks - 1), max_size=9))
     bits = np.array(masks, np.int64).reshape(-1, 1) >> np.arange(taxonomy.num_storing) & 1
