@@ -33,6 +33,7 @@ from tinker_cookbook.utils import logtree
 from memroute_agents.tinker.lengths import LengthReport, keep_short
 from memroute_env.conversation import Example
 from memroute_env.datasets import Dataset, load_dataset
+from memroute_env.errors import OptionError
 from memroute_env.parsing import ParseMode
 from memroute_env.prompt import build_messages
 from memroute_env.reward import Reward, RewardConfig
@@ -50,8 +51,22 @@ __all__ = [
 
 @lru_cache(maxsize=8)
 def make_renderer(renderer: str, model: str) -> Renderer:
-    """The renderer of that name with the model's tokenizer; one of each a process."""
-    return get_renderer(renderer, get_tokenizer(model), model_name=model)
+    """The renderer of that name with the model's tokenizer; one of each a process.
+
+    Raises:
+        OptionError: If the tokenizer cannot be read, or there is no such renderer.
+    """
+    try:
+        tokenizer = get_tokenizer(model)
+    except (OSError, ValueError) as error:
+        raise OptionError(
+            f"the tokenizer of {model!r} cannot be read: give a folder, or a name on the Hugging "
+            f"Face hub that can be reached from here ({str(error).strip().splitlines()[0]})"
+        ) from error
+    try:
+        return get_renderer(renderer, tokenizer, model_name=model)
+    except (KeyError, ValueError) as error:
+        raise OptionError(f"renderer {renderer!r}: {error}") from error
 
 
 @lru_cache(maxsize=8)
