@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,3 +183,23 @@ def test_the_evaluator_counts_malformed_answers_as_wrong(
     metrics = asyncio.run(play(Says(encode(envs[0], "well<|eot_id|>")), envs)).metrics()
     assert metrics["malformed"] == 1.0 and metrics["reward"] == -1.0
     assert metrics["exact"] == metrics["f1"] == metrics["none_recall"] == 0.0
+
+
+def test_the_example_of_the_readme_builds_what_it_says(
+    model_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tinker_cookbook.rl import train
+
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    code = re.findall(r"```python\n(import asyncio\n.*?)```", readme, re.DOTALL)[0]
+    assert len(code.splitlines()) <= 20
+    given: list[train.Config] = []
+
+    async def main(config: train.Config) -> None:
+        given.append(config)
+
+    monkeypatch.setattr(train, "main", main)
+    exec(code.replace("meta-llama/Llama-3.2-1B", model_dir), {})
+    dataset, _ = asyncio.run(given[0].dataset_builder())
+    assert len(dataset) == 10
+    assert len(dataset.get_batch(9)) == 16

@@ -117,6 +117,8 @@ def tinker_agent(argument: str, context: AgentContext) -> TinkerAgent:
         OptionError: For an option that is not a number where one is needed.
         MissingDependencyError: Without tinker and tinker-cookbook.
     """
+    if argument.startswith("//"):  # tinker://… is understood as tinker:tinker://…
+        argument = f"tinker:{argument}"
     if not argument:
         raise AgentError("name a run or weights: tinker:RUN_DIR or tinker:tinker://…")
     for module in ("tinker", "tinker_cookbook"):

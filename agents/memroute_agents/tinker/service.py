@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,7 +97,10 @@ def check_model(service: Any, base_model: str, url: str | None) -> None:
 
 @contextmanager
 def in_one_line(what: str) -> Iterator[None]:
-    """Turn the errors of the SDK and of the cookbook into one of ours.
+    """Turn the errors of the SDK and of the cookbook into one of ours, and hush their renamings.
+
+    Args:
+        what: What was being done, or where.
 
     Raises:
         AgentError: `what`, and the error's class and message, in one line.
@@ -104,7 +108,10 @@ def in_one_line(what: str) -> Iterator[None]:
     tinker = require("tinker")
     exceptions = require("tinker_cookbook.exceptions")
     try:
-        yield
+        with warnings.catch_warnings():
+            # This SDK has begun to rename methods that the cookbook of this version calls.
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     except (tinker.TinkerError, exceptions.TinkerCookbookError) as error:
         message = " ".join(str(error).split())
         raise AgentError(f"{what}: {type(error).__name__}: {message}") from error

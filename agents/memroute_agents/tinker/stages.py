@@ -237,11 +237,19 @@ async def run_rl(plan: Plan, guard: Guard) -> StageResult:
         except StopTraining as stop:
             return _result(guard, "stopped", str(stop))
     result = _result(guard, "complete")
+    if 0 < guard.done < rl.iterations:
+        # The asynchronous loop reads no more conversations than planned, so it ends early by what
+        # it threw away as too old after the last of them was read.
+        result.step = guard.done
+        result.reason = (
+            f"{guard.done} of {rl.iterations} iterations were trained; the last answers were more "
+            f"than {lag} steps old (--max-steps-off-policy) and were thrown away"
+        )
     # The loop evaluates before an iteration, never after the last one.
     service = tinker.ServiceClient(base_url=options.base_url)
     client = await service.create_sampling_client(model_path=result.sampler_path)
     metrics = await evaluator(client)
-    guard.append(rl.iterations, {**metrics, "progress/done_frac": 1.0})
+    guard.append(result.step, {**metrics, "progress/done_frac": 1.0})
     assert evaluator.last is not None
     result.metrics = evaluator.last.metrics()
     result.intervals = evaluator.last.intervals()

@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -222,13 +221,7 @@ def train(plan: Plan, say: Say = print, *, verbose: bool = False) -> Mapping[str
             verbose=verbose,
         )
         work = stages.run_sft if stage == "sft" else stages.run_rl
-        with (
-            _stop_on_signal(guard, say),
-            in_one_line(f"{stage} broke off"),
-            warnings.catch_warnings(),
-        ):
-            # The cookbook of this version calls methods that its SDK has begun to rename.
-            warnings.simplefilter("ignore", FutureWarning)
+        with _stop_on_signal(guard, say), in_one_line(f"{stage} broke off"):
             result = asyncio.run(work(plan, guard))
         plan.run.stages[stage] = result
         plan.run.save()
