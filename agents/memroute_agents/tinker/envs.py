@@ -217,6 +217,22 @@ def _shuffled(size: int, seed: int, epoch: int) -> tuple[int, ...]:
     return tuple(np.random.default_rng((seed, epoch)).permutation(size).tolist())
 
 
+@lru_cache(maxsize=2)
+def _fitting(
+    data: str, split: str, taxonomy: str | None, renderer_name: str, model: str, limit: int
+) -> tuple[Sequence[Example], Taxonomy, LengthReport]:
+    """The examples whose prompts are short enough; measured once a process: it takes a while."""
+    dataset = load_split(data, split, taxonomy)
+    renderer = make_renderer(renderer_name, model)
+
+    def length(example: Example) -> int:
+        messages = build_messages(example.conversation, dataset.taxonomy)
+        return renderer.build_generation_prompt(messages).length  # type: ignore[arg-type]
+
+    examples, report = keep_short(dataset, length, limit)
+    return examples, dataset.taxonomy, report
+
+
 @chz.chz
 class RoutingDatasetBuilder(RLDatasetBuilder):
     """Builds the training dataset of `rl.train.Config`; evaluation has its own evaluator."""
@@ -235,17 +251,17 @@ class RoutingDatasetBuilder(RLDatasetBuilder):
 
     def load(self) -> tuple[RoutingRLDataset, LengthReport]:
         """The dataset, and which examples were too long for it."""
-        data = load_split(self.data, self.split, self.taxonomy)
-        renderer = make_renderer(self.renderer_name, self.model_name)
-
-        def length(example: Example) -> int:
-            messages = build_messages(example.conversation, data.taxonomy)
-            return renderer.build_generation_prompt(messages).length  # type: ignore[arg-type]
-
-        examples, report = keep_short(data, length, self.max_prompt_tokens)
+        examples, taxonomy, report = _fitting(
+            self.data,
+            self.split,
+            self.taxonomy,
+            self.renderer_name,
+            self.model_name,
+            self.max_prompt_tokens,
+        )
         builder = RoutingGroupBuilder(
             example=examples[0],
-            taxonomy=data.taxonomy,
+            taxonomy=taxonomy,
             renderer=self.renderer_name,
             model=self.model_name,
             group_size=self.group_size,

@@ -8,6 +8,7 @@ longer than the window is left out whole, counted and named: nothing is cut.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import chz
 import tinker
@@ -74,6 +75,28 @@ class RoutingSupervisedDataset(SupervisedDataset):
         """Nothing: the order is fixed by the dataset's own seed."""
 
 
+@lru_cache(maxsize=2)
+def _fitting(
+    data: str,
+    split: str,
+    taxonomy: str | None,
+    renderer_name: str,
+    model: str,
+    limit: int,
+    count: int | None,
+) -> tuple[Sequence[Example], Taxonomy, LengthReport]:
+    """Those of the first `count` examples that are short enough; measured once a process."""
+    dataset = load_split(data, split, taxonomy)
+    renderer = make_renderer(renderer_name, model)
+
+    def length(example: Example) -> int:
+        chat, _ = renderer.build_supervised_example(chat_messages(example, dataset.taxonomy))
+        return chat.length
+
+    examples, report = keep_short(dataset[:count], length, limit)
+    return examples, dataset.taxonomy, report
+
+
 @chz.chz
 class RoutingSupervisedBuilder(SupervisedDatasetBuilder):
     """Builds the training dataset of `supervised.train.Config`."""
@@ -105,16 +128,10 @@ class RoutingSupervisedBuilder(SupervisedDatasetBuilder):
 
     def _examples(
         self, count: int | None = None
-    ) -> tuple[list[Example], Taxonomy, Renderer, LengthReport]:
-        data = load_split(self.data, self.split, self.taxonomy)
-        renderer = make_renderer(self.renderer_name, self.model_name)
-
-        def length(example: Example) -> int:
-            chat, _ = renderer.build_supervised_example(chat_messages(example, data.taxonomy))
-            return chat.length
-
-        examples, report = keep_short(data[:count], length, self.max_length)
-        return examples, data.taxonomy, renderer, report
+    ) -> tuple[Sequence[Example], Taxonomy, Renderer, LengthReport]:
+        source = self.data, self.split, self.taxonomy, self.renderer_name, self.model_name
+        examples, taxonomy, report = _fitting(*source, self.max_length, count)
+        return examples, taxonomy, make_renderer(self.renderer_name, self.model_name), report
 
     def __call__(self) -> tuple[SupervisedDataset, SupervisedDataset | None]:
         """The training dataset, and no other: validation has its own evaluator."""
