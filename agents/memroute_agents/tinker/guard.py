@@ -59,8 +59,6 @@ class Guard:
     requested: str = ""
     """Why to stop after this step; set by a signal handler."""
     manager: Any = None
-    done: int = 0
-    """Steps that are whole; 0 if none was run by this process."""
     high_kl: int = 0
     largest_step: int = 0
     saved: set[int] = field(default_factory=set)
@@ -97,7 +95,6 @@ class Guard:
             return
         self.largest_step = max(self.largest_step, self.tokens - self._before_step)
         self._before_step = self.tokens
-        self.done = step + 1
         reason = self.requested or self._kl(metrics) or self._cap()
         if reason and step + 1 < self.total_steps:
             self.save(min(step + 1 + self.submit_ahead, self.total_steps))

@@ -237,12 +237,13 @@ async def run_rl(plan: Plan, guard: Guard) -> StageResult:
         except StopTraining as stop:
             return _result(guard, "stopped", str(stop))
     result = _result(guard, "complete")
-    if 0 < guard.done < rl.iterations:
+    trained = 1 + max(m["step"] for m in read_metrics(log_path) if "optim/lr" in m)
+    if trained < rl.iterations:
         # The asynchronous loop reads no more conversations than planned, so it ends early by what
         # it threw away as too old after the last of them was read.
-        result.step = guard.done
+        result.step = trained
         result.reason = (
-            f"{guard.done} of {rl.iterations} iterations were trained; the last answers were more "
+            f"{trained} of {rl.iterations} iterations were trained; the last answers were more "
             f"than {lag} steps old (--max-steps-off-policy) and were thrown away"
         )
     # The loop evaluates before an iteration, never after the last one.
