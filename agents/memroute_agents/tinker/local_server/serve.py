@@ -8,7 +8,8 @@ TypedDict where SkyRL imports the one of `typing`; the engine waits for a wave o
 to arrive before it samples, since a batch costs the same however few are in it; and what is sampled
 lies in adapter slots of its own. SkyRL's JAX backend samples from the slot that is being trained:
 there an older client samples newer weights or, worse, puts older weights back under the optimizer,
-and a model's checkpoints cannot be sampled any more once it is unloaded.
+and a model's checkpoints cannot be sampled any more once it is unloaded. Of the models in training
+the one that was left alone for longest makes room for a new one.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ import typing_extensions
 
 typing.TypedDict = typing_extensions.TypedDict  # type: ignore[misc]
 
-SAMPLER_SLOTS = 4
-"""Adapter slots, the last ones, that hold what is sampled; the others are trained."""
+SAMPLER_SLOTS = 3
+"""Adapter slots, the last ones, that hold what is sampled. The others are trained, but the first,
+which is the base model's: a slot costs time in every step, whether it is used or not."""
 
 
 def run_api(argv: list[str]) -> None:
@@ -51,6 +53,7 @@ def run_engine(argv: list[str]) -> None:
 
     sample_in_waves(engine.TinkerEngine)
     sample_from_own_slots(engine.TinkerEngine)
+    make_room_for_new_models()
     sys.argv = ["engine", *argv]
     engine.main()
 
@@ -141,6 +144,28 @@ def sample_from_own_slots(engine: typing.Any) -> None:
     JaxBackendImpl.load_sampler_weights = load_sampler_weights
     engine._filter_valid_requests = also_unloaded
     engine.process_sample = sample_with_configs
+
+
+def make_room_for_new_models() -> None:
+    """Unload the model that was trained longest ago (a killed client's?) where none fits."""
+    from skyrl.backends.jax import JaxBackendImpl
+
+    create, step = JaxBackendImpl.create_model, JaxBackendImpl.optim_step
+    used: OrderedDict[str, None] = OrderedDict()
+
+    def create_with_room(self: typing.Any, model_id: str, *args: typing.Any, **more: typing.Any):
+        trained = [name for name in used if name in self.models]
+        if trained and len(self.models) >= self.config.max_lora_adapters - 1:
+            self.delete_model(trained[0])
+        create(self, model_id, *args, **more)
+        used[model_id] = None
+
+    def noted_step(self: typing.Any, model_id: str, request_data: typing.Any) -> typing.Any:
+        used.move_to_end(model_id)
+        return step(self, model_id, request_data)
+
+    JaxBackendImpl.create_model = create_with_room
+    JaxBackendImpl.optim_step = noted_step
 
 
 if __name__ == "__main__":

@@ -31,16 +31,13 @@ SERVER_PACKAGES = ("torch==2.13.0", "skyrl[tinker,jax]==0.3.0", "tinker==0.38.0"
 """Pinned. torch (peft, which the server imports, needs it) goes in by itself first: point pip
 at CPU builds (PIP_INDEX_URL, PIP_FIND_LINKS) where it would otherwise take CUDA along."""
 BACKEND = {
-    "max_lora_adapters": 16,
+    "max_lora_adapters": 8,
     "max_lora_rank": 8,
     "sample_max_num_sequences": 64,
     "train_micro_batch_size": 8,
 }
-"""Fixed batch shapes: each new size compiles again. Of the adapters, the first is the base model's
-and the last four hold what is sampled (`serve.py`): eleven models can be trained at a time."""
-IDLE_S = 1800
-"""A model whose client has not been heard of for this long gives its slot back; its checkpoints
-can still be sampled and gone on with."""
+"""Fixed batch shapes: each new size compiles again. Of the adapters, one is the base model's
+and three hold what is sampled (`serve.py`): four models can be trained at a time."""
 START_TIMEOUT_S = 180.0
 
 
@@ -144,7 +141,7 @@ class LocalServer:
             "--backend", "jax", "--backend-config", json.dumps(self.backend),
             "--checkpoints-base", str(self.work_dir / "checkpoints"),
             "--database-url", f"sqlite:///{self.work_dir / 'tinker.db'}",
-            "--session-timeout-sec", str(IDLE_S),
+            "--session-timeout-sec", "-1",
         ]  # fmt: skip
         environment = {
             **os.environ,
