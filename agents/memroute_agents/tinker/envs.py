@@ -7,7 +7,7 @@ processes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -217,19 +217,32 @@ def _shuffled(size: int, seed: int, epoch: int) -> tuple[int, ...]:
     return tuple(np.random.default_rng((seed, epoch)).permutation(size).tolist())
 
 
-@lru_cache(maxsize=2)
-def _fitting(
-    data: str, split: str, taxonomy: str | None, renderer_name: str, model: str, limit: int
+def prompt_length(example: Example, taxonomy: Taxonomy, renderer: Renderer) -> int:
+    """Tokens of the chat prompt of an example."""
+    messages = build_messages(example.conversation, taxonomy)
+    return renderer.build_generation_prompt(messages).length  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=4)
+def fitting(
+    builder: tuple[str, str, str | None, str, str],
+    length: Callable[[Example, Taxonomy, Renderer], int],
+    limit: int,
+    count: int | None = None,
 ) -> tuple[Sequence[Example], Taxonomy, LengthReport]:
-    """The examples whose prompts are short enough; measured once a process: it takes a while."""
-    dataset = load_split(data, split, taxonomy)
-    renderer = make_renderer(renderer_name, model)
+    """A split's examples that are short enough; measured once a process, since it takes a while.
 
-    def length(example: Example) -> int:
-        messages = build_messages(example.conversation, dataset.taxonomy)
-        return renderer.build_generation_prompt(messages).length  # type: ignore[arg-type]
-
-    examples, report = keep_short(dataset, length, limit)
+    Args:
+        builder: Data, split, taxonomy, renderer and model, as a dataset builder has them.
+        length: Tokens of an example.
+        limit: Longest that is kept.
+        count: Only the first ones; by default all.
+    """
+    data, split, taxonomy, renderer_name, model = builder
+    dataset, renderer = load_split(data, split, taxonomy), make_renderer(renderer_name, model)
+    examples, report = keep_short(
+        dataset[:count], lambda example: length(example, dataset.taxonomy, renderer), limit
+    )
     return examples, dataset.taxonomy, report
 
 
@@ -251,14 +264,8 @@ class RoutingDatasetBuilder(RLDatasetBuilder):
 
     def load(self) -> tuple[RoutingRLDataset, LengthReport]:
         """The dataset, and which examples were too long for it."""
-        examples, taxonomy, report = _fitting(
-            self.data,
-            self.split,
-            self.taxonomy,
-            self.renderer_name,
-            self.model_name,
-            self.max_prompt_tokens,
-        )
+        source = self.data, self.split, self.taxonomy, self.renderer_name, self.model_name
+        examples, taxonomy, report = fitting(source, prompt_length, self.max_prompt_tokens)
         builder = RoutingGroupBuilder(
             example=examples[0],
             taxonomy=taxonomy,

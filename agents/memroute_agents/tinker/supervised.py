@@ -8,7 +8,6 @@ longer than the window is left out whole, counted and named: nothing is cut.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import chz
 import tinker
@@ -16,8 +15,8 @@ from tinker_cookbook.renderers import Message, Renderer, TrainOnWhat
 from tinker_cookbook.supervised.data import conversation_to_datum
 from tinker_cookbook.supervised.types import SupervisedDataset, SupervisedDatasetBuilder
 
-from memroute_agents.tinker.envs import draw, load_split, make_renderer
-from memroute_agents.tinker.lengths import LengthReport, keep_short
+from memroute_agents.tinker.envs import draw, fitting, make_renderer
+from memroute_agents.tinker.lengths import LengthReport
 from memroute_env.conversation import Example
 from memroute_env.prompt import answer_text, build_messages
 from memroute_env.taxonomy import Taxonomy
@@ -33,6 +32,12 @@ def chat_messages(example: Example, taxonomy: Taxonomy) -> list[Message]:
         {"role": "assistant", "content": answer},
     ]
     return messages  # type: ignore[return-value]  # plain dicts are what renderers take
+
+
+def chat_length(example: Example, taxonomy: Taxonomy, renderer: Renderer) -> int:
+    """Tokens of the chat of an example, its answer included."""
+    chat, _ = renderer.build_supervised_example(chat_messages(example, taxonomy))
+    return chat.length
 
 
 def make_datum(example: Example, taxonomy: Taxonomy, renderer: Renderer) -> tinker.Datum:
@@ -75,28 +80,6 @@ class RoutingSupervisedDataset(SupervisedDataset):
         """Nothing: the order is fixed by the dataset's own seed."""
 
 
-@lru_cache(maxsize=2)
-def _fitting(
-    data: str,
-    split: str,
-    taxonomy: str | None,
-    renderer_name: str,
-    model: str,
-    limit: int,
-    count: int | None,
-) -> tuple[Sequence[Example], Taxonomy, LengthReport]:
-    """Those of the first `count` examples that are short enough; measured once a process."""
-    dataset = load_split(data, split, taxonomy)
-    renderer = make_renderer(renderer_name, model)
-
-    def length(example: Example) -> int:
-        chat, _ = renderer.build_supervised_example(chat_messages(example, dataset.taxonomy))
-        return chat.length
-
-    examples, report = keep_short(dataset[:count], length, limit)
-    return examples, dataset.taxonomy, report
-
-
 @chz.chz
 class RoutingSupervisedBuilder(SupervisedDatasetBuilder):
     """Builds the training dataset of `supervised.train.Config`."""
@@ -130,7 +113,7 @@ class RoutingSupervisedBuilder(SupervisedDatasetBuilder):
         self, count: int | None = None
     ) -> tuple[Sequence[Example], Taxonomy, Renderer, LengthReport]:
         source = self.data, self.split, self.taxonomy, self.renderer_name, self.model_name
-        examples, taxonomy, report = _fitting(*source, self.max_length, count)
+        examples, taxonomy, report = fitting(source, chat_length, self.max_length, count)
         return examples, taxonomy, make_renderer(self.renderer_name, self.model_name), report
 
     def __call__(self) -> tuple[SupervisedDataset, SupervisedDataset | None]:
