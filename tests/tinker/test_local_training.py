@@ -139,8 +139,12 @@ def test_supervised_training_lowers_the_validation_loss(trained: Path) -> None:
 
 
 def test_reinforcement_raises_the_held_out_reward(trained: Path) -> None:
-    rewards = dict(report_data(trained)["rl"]["held_out_reward"])
+    curves = report_data(trained)["rl"]
+    rewards = dict(curves["held_out_reward"])
     assert rewards[RL_ITERATIONS] >= rewards[0] + 0.1, rewards
+    malformed = dict(curves["held_out_malformed"])
+    f1 = {step: f1 / (1 - malformed[step]) for step, f1 in curves["held_out_f1"]}
+    assert f1[RL_ITERATIONS] > f1[0], "well-formed answers are better too, not only more"
     assert (trained / "curves.png").stat().st_size > 10_000
 
 

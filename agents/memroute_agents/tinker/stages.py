@@ -243,8 +243,8 @@ async def run_rl(plan: Plan, guard: Guard) -> StageResult:
         # it threw away as too old after the last of them was read.
         result.step = trained
         result.reason = (
-            f"{trained} of {rl.iterations} iterations were trained; the last answers were more "
-            f"than {lag} steps old (--max-steps-off-policy) and were thrown away"
+            f"{trained} of {rl.iterations} iterations were trained; the last answers were older "
+            f"than --max-steps-off-policy {lag} allows and were thrown away"
         )
     # The loop evaluates before an iteration, never after the last one.
     service = tinker.ServiceClient(base_url=options.base_url)
