@@ -14,6 +14,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 from tinker_cookbook.completers import TokenCompleter, TokensWithLogprobs  # noqa: E402
 from tinker_cookbook.rl.types import StopReason  # noqa: E402
 
+from memroute_agents.tinker import envs  # noqa: E402
 from memroute_agents.tinker.envs import (  # noqa: E402
     RoutingDatasetBuilder,
     RoutingEnv,
@@ -23,6 +24,7 @@ from memroute_agents.tinker.envs import (  # noqa: E402
 from memroute_agents.tinker.evaluate import play  # noqa: E402
 from memroute_env import Reward  # noqa: E402
 from memroute_env.conversation import Example  # noqa: E402
+from memroute_env.datasets import load_dataset  # noqa: E402
 from memroute_env.prompt import answer_text, build_messages  # noqa: E402
 from memroute_env.taxonomy import Taxonomy  # noqa: E402
 
@@ -186,7 +188,7 @@ def test_the_evaluator_counts_malformed_answers_as_wrong(
 
 
 def test_the_example_of_the_readme_builds_what_it_says(
-    model_dir: str, monkeypatch: pytest.MonkeyPatch
+    model_dir: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tinker_cookbook.rl import train
 
@@ -199,6 +201,7 @@ def test_the_example_of_the_readme_builds_what_it_says(
         given.append(config)
 
     monkeypatch.setattr(train, "main", main)
+    monkeypatch.setattr(envs, "load_split", lambda *_: load_dataset(data_dir, "train"))
     exec(code.replace("meta-llama/Llama-3.2-1B", model_dir), {})
     dataset, _ = asyncio.run(given[0].dataset_builder())
     assert len(dataset) == 10
