@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 from tinker_cookbook.completers import TokenCompleter, TokensWithLogprobs  # noqa: E402
 from tinker_cookbook.rl.types import StopReason  # noqa: E402
 
+from memroute_agents.tinker import envs  # noqa: E402
 from memroute_agents.tinker.envs import (  # noqa: E402
     RoutingDatasetBuilder,
     RoutingEnv,
@@ -22,6 +24,7 @@ from memroute_agents.tinker.envs import (  # noqa: E402
 from memroute_agents.tinker.evaluate import play  # noqa: E402
 from memroute_env import Reward  # noqa: E402
 from memroute_env.conversation import Example  # noqa: E402
+from memroute_env.datasets import load_dataset  # noqa: E402
 from memroute_env.prompt import answer_text, build_messages  # noqa: E402
 from memroute_env.taxonomy import Taxonomy  # noqa: E402
 
@@ -182,3 +185,24 @@ def test_the_evaluator_counts_malformed_answers_as_wrong(
     metrics = asyncio.run(play(Says(encode(envs[0], "well<|eot_id|>")), envs)).metrics()
     assert metrics["malformed"] == 1.0 and metrics["reward"] == -1.0
     assert metrics["exact"] == metrics["f1"] == metrics["none_recall"] == 0.0
+
+
+def test_the_example_of_the_readme_builds_what_it_says(
+    model_dir: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tinker_cookbook.rl import train
+
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    code = re.findall(r"```python\n(import asyncio\n.*?)```", readme, re.DOTALL)[0]
+    assert len(code.splitlines()) <= 20
+    given: list[train.Config] = []
+
+    async def main(config: train.Config) -> None:
+        given.append(config)
+
+    monkeypatch.setattr(train, "main", main)
+    monkeypatch.setattr(envs, "load_split", lambda *_: load_dataset(data_dir, "train"))
+    exec(code.replace("meta-llama/Llama-3.2-1B", model_dir), {})
+    dataset, _ = asyncio.run(given[0].dataset_builder())
+    assert len(dataset) == 10
+    assert len(dataset.get_batch(9)) == 16

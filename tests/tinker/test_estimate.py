@@ -28,6 +28,13 @@ def test_the_paper_costs_what_its_numbers_multiply_to() -> None:
     )
 
 
+def test_a_kl_penalty_reads_every_answer_once_more() -> None:
+    plain = estimate(preset("paper"), ("rl",), PROMPTS, EXAMPLES).stages[0]
+    options = preset("paper").with_changes({"rl.kl_penalty": 0.1})
+    found = estimate(options, ("rl",), PROMPTS, EXAMPLES).stages[0]
+    assert found.prefill_tokens == plain.prefill_tokens + 30 * 64 * 32 * 710
+
+
 def test_the_paper_takes_as_long_as_the_published_run() -> None:
     sft, rl = estimate(preset("paper"), ("sft", "rl"), PROMPTS, EXAMPLES).stages
     assert sft.seconds == pytest.approx(17 * 60)

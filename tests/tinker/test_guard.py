@@ -90,3 +90,18 @@ def test_lines_that_are_no_training_step_never_stop_a_run(tmp_path: Path) -> Non
     guard = make(tmp_path, [])
     guard.requested = "interrupted (SIGINT)"
     guard.check({"test/f1": 0.5}, 3)
+
+
+def test_a_kl_penalty_counts_every_answer_once_more(tmp_path: Path) -> None:
+    plain, penalised = make(tmp_path / "a", []), make(tmp_path / "b", [])
+    penalised.readings = 3
+    step(plain, 0, tokens=100)
+    step(penalised, 0, tokens=100)
+    assert (plain.tokens, penalised.tokens) == (200, 300)
+
+
+def test_evaluations_after_a_loop_are_logged_with_their_tokens(tmp_path: Path) -> None:
+    guard = make(tmp_path, [])
+    guard.count(70)
+    guard.append(10, {"test/f1": 0.5})
+    assert make(tmp_path, []).tokens == 70

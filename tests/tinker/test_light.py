@@ -38,6 +38,15 @@ def test_the_agent_is_registered_and_asks_for_a_run() -> None:
         create_agent("tinker", context)
 
 
+@pytest.mark.parametrize("name", ["tinker://run/weights", "tinker:tinker://run/weights"])
+def test_an_address_is_not_taken_for_a_folder(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tinker_cookbook", reason="needs tinker-cookbook: memroute-env[tinker]")
+    monkeypatch.setenv("TINKER_API_KEY", "tml-test")
+    options = {"base_url": "http://127.0.0.1:9"}
+    with pytest.raises(AgentError, match="no server answers"):
+        create_agent(name, AgentContext(load_taxonomy("marketing"), options=options))
+
+
 def test_an_option_that_is_no_number_is_named(tmp_path: Path) -> None:
     pytest.importorskip("tinker_cookbook", reason="needs tinker-cookbook: memroute-env[tinker]")
     context = AgentContext(load_taxonomy("marketing"), options={"max_tokens": "many"})

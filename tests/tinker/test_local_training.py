@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from memroute_agents.tinker.local_server.tiny_model import (  # noqa: E402
     build_tiny_model,
     compose_splits,
 )
-from memroute_agents.tinker.run import Run, report_data  # noqa: E402
+from memroute_agents.tinker.run import Run, read_metrics, report_data  # noqa: E402
 from memroute_env.datasets import load_dataset  # noqa: E402
 from memroute_env.reward import Reward  # noqa: E402
 
@@ -39,6 +39,13 @@ CACHE = Path(os.environ.get("MEMROUTE_CACHE", ROOT / "runs" / "cache"))
 CLI = "import typer; from memroute_agents.tinker.cli import train_tinker; typer.run(train_tinker)"
 SFT_STEPS, RL_ITERATIONS = 8, 12
 STAGE_TIMEOUT_S = 420.0
+NO_CHANGES: Mapping[str, Any] = {}
+WAYS: Mapping[str, Mapping[str, Any]] = {
+    "ppo": {"loss": "ppo", "substeps": 2, "stream-minibatches": 2},
+    "cispo": {"loss": "cispo", "kl-penalty": 0.05},
+    "async": {"max-steps-off-policy": 1, "rl-iterations": 4, "kl-stop": 1.0},
+}
+"""Ways of training that differ from the presets'."""
 
 
 @dataclass
@@ -50,7 +57,7 @@ class Stack:
     data: Path
     runs: Path
 
-    def command(self, out: Path, stage: str) -> list[str]:
+    def command(self, out: Path, stage: str, changes: Mapping[str, Any]) -> list[str]:
         """`memroute train tinker` in small."""
         options = {
             "out": out, "stage": stage, "preset": "quick", "base-model": self.model,
@@ -60,18 +67,20 @@ class Stack:
             "sft-eval-every": SFT_STEPS // 2, "sft-patience": 0, "rl-iterations": RL_ITERATIONS,
             "rl-groups": 16, "rl-group-size": 8, "rl-learning-rate": 1e-3,
             "temperature": 1.0, "eval-temperature": 1.0, "rl-eval-every": RL_ITERATIONS // 2,
-            "eval-examples": 300,
+            "eval-examples": 300, **changes,
         }  # fmt: skip
         flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
         return [sys.executable, "-c", CLI, *flags, "--yes"]
 
-    def start(self, out: Path, stage: str) -> subprocess.Popen[bytes]:
+    def start(
+        self, out: Path, stage: str, changes: Mapping[str, Any] = NO_CHANGES
+    ) -> subprocess.Popen[bytes]:
         """Start training; its output goes to a file beside the run."""
         log = out.with_suffix(".log").open("ab")
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         with log:
             return subprocess.Popen(
-                self.command(out, stage), env=environment, stdout=log, stderr=log, cwd=ROOT
+                self.command(out, stage, changes), env=environment, stdout=log, stderr=log, cwd=ROOT
             )
 
     def finish(self, process: subprocess.Popen[bytes], out: Path) -> int:
@@ -130,8 +139,12 @@ def test_supervised_training_lowers_the_validation_loss(trained: Path) -> None:
 
 
 def test_reinforcement_raises_the_held_out_reward(trained: Path) -> None:
-    rewards = dict(report_data(trained)["rl"]["held_out_reward"])
+    curves = report_data(trained)["rl"]
+    rewards = dict(curves["held_out_reward"])
     assert rewards[RL_ITERATIONS] >= rewards[0] + 0.1, rewards
+    malformed = dict(curves["held_out_malformed"])
+    f1 = {step: f1 / (1 - malformed[step]) for step, f1 in curves["held_out_f1"]}
+    assert f1[RL_ITERATIONS] > f1[0], "well-formed answers are better too, not only more"
     assert (trained / "curves.png").stat().st_size > 10_000
 
 
@@ -164,6 +177,52 @@ def test_a_supervised_run_killed_and_resumed_reaches_the_same_place(
         ours, theirs = resumed[name][-1], whole[name][-1]
         assert ours[0] == theirs[0]
         assert ours[1] == pytest.approx(theirs[1], abs=0.1), name
+
+
+@pytest.fixture(scope="module")
+def ways(stack: Stack, trained: Path) -> Mapping[str, list[dict[str, Any]]]:
+    """The metrics of a few iterations in each way, from the same supervised state, all at once."""
+    small = {"rl-iterations": 2, "rl-groups": 8, "rl-group-size": 4, "eval-examples": 16}
+    outs, processes = {}, {}
+    for name, changes in WAYS.items():
+        outs[name] = stack.runs / name
+        run = Run.open(trained)
+        run.path, run.stages = outs[name], {"sft": run.stages["sft"]}
+        run.save()
+        processes[name] = stack.start(outs[name], "rl", {**small, **changes})
+    for name, process in processes.items():
+        assert stack.finish(process, outs[name]) == 0, stack.output(outs[name])
+        assert Run.open(outs[name]).stages["rl"].status == "complete"
+    return {name: trained_steps(out) for name, out in outs.items()}
+
+
+def trained_steps(out: Path) -> list[dict[str, Any]]:
+    """The lines of a reinforcement log that are about training."""
+    return [m for m in read_metrics(out / "rl") if "optim/kl_sample_train_v2" in m]
+
+
+def test_ppo_in_streamed_minibatches_and_substeps(ways: Mapping[str, Any]) -> None:
+    assert [m["step"] for m in ways["ppo"]] == [0, 1]
+    # The second sub-step trains on what the policy before the first one sampled.
+    assert all(0 < m["optim/kl_sample_train_v2"] < 0.1 for m in ways["ppo"])
+
+
+def test_cispo_with_a_kl_penalty_to_the_supervised_policy(ways: Mapping[str, Any]) -> None:
+    before, after = (m["kl_policy_base"] for m in ways["cispo"])
+    assert before == pytest.approx(0, abs=1e-4), "reinforcement starts from that policy"
+    assert abs(after) > 1e-4
+    assert all(m["optim/kl_sample_train_v2"] < 1e-4 for m in ways["cispo"])
+
+
+def test_asynchronous_training_samples_from_the_weights_it_says(
+    stack: Stack, ways: Mapping[str, Any]
+) -> None:
+    steps = ways["async"]
+    assert Run.open(stack.runs / "async").stages["rl"].step == len(steps) >= 2
+    for m in steps:
+        assert m["step"] - m["sampling_client/step_min"] <= 1
+        fresh = m["sampling_client/step_min"] == m["step"]
+        assert (m["optim/kl_sample_train_v2"] < 1e-6) == fresh, m
 
 
 def test_ctrl_c_saves_a_checkpoint_and_says_where_it_stopped(stack: Stack) -> None:

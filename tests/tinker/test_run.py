@@ -56,6 +56,15 @@ def test_curves_take_a_step_that_was_run_twice_as_it_ended(tmp_path: Path) -> No
     assert curves["sft"] == {"loss": [(0, 2.0)]}
 
 
+def test_a_run_counts_the_tokens_of_all_its_stages(tmp_path: Path) -> None:
+    run = Run(tmp_path, preset("quick"), "llama3")
+    assert run.tokens() == 0
+    write_lines(tmp_path / "sft" / "metrics.jsonl", {"step": 0, "memroute/tokens_total": 70})
+    assert run.tokens() == 70
+    write_lines(tmp_path / "rl" / "metrics.jsonl", {"step": 0, "memroute/tokens_total": 90})
+    assert run.tokens() == 90
+
+
 def test_a_folder_without_curves_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="metrics.jsonl"):
         report_data(tmp_path)

@@ -8,6 +8,7 @@
 | `evaluate` | the evaluator that plays the same environment with a sampling client |
 | `guard` | stops: KL watch, token cap, Ctrl-C, early stopping; hooks into the cookbook's loops |
 | `estimate` | tokens, cost and time before anything is sent |
+| `service` | the server: its key, whether it is there, its errors in one line |
 | `train` | the two stages, driven by `supervised.train` and `rl.train` of the cookbook |
 | `run` | a run's folder: what was trained, where its weights are, its curves |
 | `router` | the agent `tinker:RUN_OR_URI` |

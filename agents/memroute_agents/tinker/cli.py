@@ -26,25 +26,31 @@ def train_tinker(
         str | None, typer.Option(help="Shipped name, or folder with train and validation.")
     ] = None,
     taxonomy: Annotated[str | None, typer.Option(help="Taxonomy of the data.")] = None,
-    lora_rank: Annotated[int | None, typer.Option()] = None,
+    lora_rank: Annotated[int | None, typer.Option(help="Rank of the adapter.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Longest prompt and answer.")] = None,
     seed: Annotated[int | None, typer.Option(help="Order of the data.")] = None,
-    sft_steps: Annotated[int | None, typer.Option()] = None,
-    sft_batch_size: Annotated[int | None, typer.Option()] = None,
-    sft_learning_rate: Annotated[float | None, typer.Option()] = None,
-    sft_eval_every: Annotated[int | None, typer.Option()] = None,
+    sft_steps: Annotated[int | None, typer.Option(help="Supervised optimizer steps.")] = None,
+    sft_batch_size: Annotated[int | None, typer.Option(help="Conversations a step.")] = None,
+    sft_learning_rate: Annotated[
+        float | None, typer.Option(help="At the start; falls linearly.")
+    ] = None,
+    sft_eval_every: Annotated[
+        int | None, typer.Option(help="Steps between validation losses.")
+    ] = None,
     sft_patience: Annotated[
         int | None, typer.Option(help="Early stopping: measurements; 0: never.")
     ] = None,
     submit_ahead: Annotated[
         int | None, typer.Option(help="Supervised batches sent ahead of the awaited one.")
     ] = None,
-    rl_iterations: Annotated[int | None, typer.Option()] = None,
+    rl_iterations: Annotated[
+        int | None, typer.Option(help="Rounds of sampling and training.")
+    ] = None,
     rl_groups: Annotated[int | None, typer.Option(help="Conversations an iteration.")] = None,
     rl_group_size: Annotated[int | None, typer.Option(help="Answers to each of them.")] = None,
-    rl_learning_rate: Annotated[float | None, typer.Option()] = None,
+    rl_learning_rate: Annotated[float | None, typer.Option(help="Constant.")] = None,
     loss: Annotated[str | None, typer.Option(help="importance_sampling, ppo or cispo.")] = None,
-    temperature: Annotated[float | None, typer.Option()] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the sampled answers.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="New tokens an answer may have.")] = None,
     kl_penalty: Annotated[
         float | None, typer.Option(help="Coefficient of the KL to the supervised policy.")
@@ -56,7 +62,9 @@ def train_tinker(
     stream_minibatches: Annotated[
         int | None, typer.Option(help="Train on minibatches as they are sampled.")
     ] = None,
-    rl_eval_every: Annotated[int | None, typer.Option()] = None,
+    rl_eval_every: Annotated[
+        int | None, typer.Option(help="Iterations between evaluations.")
+    ] = None,
     eval_examples: Annotated[int | None, typer.Option(help="Held-out conversations.")] = None,
     eval_temperature: Annotated[
         float | None, typer.Option(help="0 evaluates the likeliest answer.")

@@ -7,7 +7,7 @@ processes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -33,6 +33,7 @@ from tinker_cookbook.utils import logtree
 from memroute_agents.tinker.lengths import LengthReport, keep_short
 from memroute_env.conversation import Example
 from memroute_env.datasets import Dataset, load_dataset
+from memroute_env.errors import OptionError
 from memroute_env.parsing import ParseMode
 from memroute_env.prompt import build_messages
 from memroute_env.reward import Reward, RewardConfig
@@ -50,8 +51,22 @@ __all__ = [
 
 @lru_cache(maxsize=8)
 def make_renderer(renderer: str, model: str) -> Renderer:
-    """The renderer of that name with the model's tokenizer; one of each a process."""
-    return get_renderer(renderer, get_tokenizer(model), model_name=model)
+    """The renderer of that name with the model's tokenizer; one of each a process.
+
+    Raises:
+        OptionError: If the tokenizer cannot be read, or there is no such renderer.
+    """
+    try:
+        tokenizer = get_tokenizer(model)
+    except (OSError, ValueError) as error:
+        raise OptionError(
+            f"the tokenizer of {model!r} cannot be read: give a folder, or a name on the Hugging "
+            f"Face hub that can be reached from here ({str(error).strip().splitlines()[0]})"
+        ) from error
+    try:
+        return get_renderer(renderer, tokenizer, model_name=model)
+    except (KeyError, ValueError) as error:
+        raise OptionError(f"renderer {renderer!r}: {error}") from error
 
 
 @lru_cache(maxsize=8)
@@ -202,6 +217,35 @@ def _shuffled(size: int, seed: int, epoch: int) -> tuple[int, ...]:
     return tuple(np.random.default_rng((seed, epoch)).permutation(size).tolist())
 
 
+def prompt_length(example: Example, taxonomy: Taxonomy, renderer: Renderer) -> int:
+    """Tokens of the chat prompt of an example."""
+    messages = build_messages(example.conversation, taxonomy)
+    return renderer.build_generation_prompt(messages).length  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=4)
+def fitting(
+    builder: tuple[str, str, str | None, str, str],
+    length: Callable[[Example, Taxonomy, Renderer], int],
+    limit: int,
+    count: int | None = None,
+) -> tuple[Sequence[Example], Taxonomy, LengthReport]:
+    """A split's examples that are short enough; measured once a process, since it takes a while.
+
+    Args:
+        builder: Data, split, taxonomy, renderer and model, as a dataset builder has them.
+        length: Tokens of an example.
+        limit: Longest that is kept.
+        count: Only the first ones; by default all.
+    """
+    data, split, taxonomy, renderer_name, model = builder
+    dataset, renderer = load_split(data, split, taxonomy), make_renderer(renderer_name, model)
+    examples, report = keep_short(
+        dataset[:count], lambda example: length(example, dataset.taxonomy, renderer), limit
+    )
+    return examples, dataset.taxonomy, report
+
+
 @chz.chz
 class RoutingDatasetBuilder(RLDatasetBuilder):
     """Builds the training dataset of `rl.train.Config`; evaluation has its own evaluator."""
@@ -220,17 +264,11 @@ class RoutingDatasetBuilder(RLDatasetBuilder):
 
     def load(self) -> tuple[RoutingRLDataset, LengthReport]:
         """The dataset, and which examples were too long for it."""
-        data = load_split(self.data, self.split, self.taxonomy)
-        renderer = make_renderer(self.renderer_name, self.model_name)
-
-        def length(example: Example) -> int:
-            messages = build_messages(example.conversation, data.taxonomy)
-            return renderer.build_generation_prompt(messages).length  # type: ignore[arg-type]
-
-        examples, report = keep_short(data, length, self.max_prompt_tokens)
+        source = self.data, self.split, self.taxonomy, self.renderer_name, self.model_name
+        examples, taxonomy, report = fitting(source, prompt_length, self.max_prompt_tokens)
         builder = RoutingGroupBuilder(
             example=examples[0],
-            taxonomy=data.taxonomy,
+            taxonomy=taxonomy,
             renderer=self.renderer_name,
             model=self.model_name,
             group_size=self.group_size,

@@ -147,10 +147,11 @@ def estimate(
         an_iteration = rl.groups * rl.group_size
         samples = rl.iterations * an_iteration
         played = (rl.iterations // rl.eval_every + 1) * rl.eval_examples
+        compared = samples if rl.kl_penalty else 0
         parts.append(
             StageEstimate(
                 "rl",
-                round((samples + played) * prompts.mean),
+                round((samples + played) * prompts.mean + compared * (prompts.mean + answer)),
                 round((samples + played) * answer),
                 (samples + played) * rl.max_tokens,
                 round(samples * (prompts.mean + answer)),

@@ -13,7 +13,6 @@ import contextlib
 import json
 import logging
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +44,8 @@ class Guard:
         total_steps: Of the stage; the last one is never stopped after.
         submit_ahead: Supervised: steps whose updates a checkpoint already holds.
         tokens: Used so far by earlier stages.
+        readings: Times a sampled answer and its prompt are read: by the sampler, the trainer and,
+            with a KL penalty, by the policy that it is penalised against.
     """
 
     log_path: Path
@@ -53,6 +54,7 @@ class Guard:
     total_steps: int
     submit_ahead: int = 0
     tokens: int = 0
+    readings: int = 2
     verbose: bool = False
     requested: str = ""
     """Why to stop after this step; set by a signal handler."""
@@ -78,7 +80,7 @@ class Guard:
             self.tokens += int(metrics["num_tokens"])
         if "env/all/total_ob_tokens" in metrics:
             seen = metrics["env/all/total_ob_tokens"] + metrics["env/all/total_ac_tokens"]
-            self.tokens += 2 * int(seen)  # once by the sampler, once by the trainer
+            self.tokens += self.readings * int(seen)
         metrics[TOKENS_KEY] = self.tokens
         if "env/all/by_group/frac_mixed" in metrics:
             metrics["env/all/no_signal"] = 1.0 - metrics["env/all/by_group/frac_mixed"]
@@ -124,6 +126,11 @@ class Guard:
             f"the next step may use {self.largest_step:,} tokens, and {self.tokens:,} of at most "
             f"{cap:,} are used (--max-tokens-total)"
         )
+
+    def append(self, step: int, metrics: dict[str, Any]) -> None:
+        """Add a line to the stage's log outside its loop: evaluations at its end."""
+        with (self.log_path / "metrics.jsonl").open("a") as log:
+            log.write(json.dumps({"step": step, **metrics, TOKENS_KEY: self.tokens}) + "\n")
 
     def save(self, next_step: int) -> None:
         """Save a checkpoint from which step `next_step` can be run, unless there is one."""
@@ -220,16 +227,7 @@ def guarded(guard: Guard) -> Iterator[Guard]:
     checkpoint_utils.CheckpointManager = _checkpoints(guard)  # type: ignore[misc]
     ml_log.setup_logging = watched_setup
     try:
-        with warnings.catch_warnings():
-            # The cookbook of this version calls methods that its SDK has begun to rename.
-            warnings.simplefilter("ignore", FutureWarning)
-            yield guard
+        yield guard
     finally:
         checkpoint_utils.CheckpointManager = manager  # type: ignore[misc]
         ml_log.setup_logging = setup
-
-
-def append_metrics(log_path: Path, step: int, metrics: dict[str, Any]) -> None:
-    """Add a line to a stage's log after its loop has ended: the final evaluation."""
-    with (log_path / "metrics.jsonl").open("a") as log:
-        log.write(json.dumps({"step": step, **metrics}) + "\n")

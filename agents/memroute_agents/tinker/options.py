@@ -47,7 +47,8 @@ class SFTOptions:
         """Check the numbers once."""
         _check(self.steps >= 1 and self.batch_size >= 1, "sft: steps and batch_size must be >= 1")
         _check(self.learning_rate > 0, f"sft: learning_rate must be > 0, got {self.learning_rate}")
-        _check(self.eval_every >= 1, f"sft: eval_every must be >= 1, got {self.eval_every}")
+        cadence = (self.eval_every, self.eval_examples, self.save_every)
+        _check(min(cadence) >= 1, "sft: eval_every, eval_examples and save_every must be >= 1")
         _check(min(self.patience, self.submit_ahead) >= 0, "sft: patience, submit_ahead are >= 0")
 
 
@@ -86,12 +87,17 @@ class RLOptions:
         """Check the numbers once."""
         sizes = (self.iterations, self.groups, self.substeps, self.max_tokens)
         _check(min(sizes) >= 1, "rl: iterations, groups, substeps and max_tokens must be >= 1")
+        cadence = (self.eval_every, self.eval_examples, self.save_every)
+        _check(min(cadence) >= 1, "rl: eval_every, eval_examples and save_every must be >= 1")
         _check(self.group_size >= 2, "rl: group_size must be >= 2: the baseline is a group's mean")
         _check(self.loss in LOSSES, f"rl: loss {self.loss!r} is not one of {', '.join(LOSSES)}")
         _check(self.eval_temperature >= 0, "rl: eval_temperature must be >= 0")
         _check(self.temperature > 0, f"rl: temperature must be > 0, got {self.temperature}")
         _check(self.learning_rate > 0, f"rl: learning_rate must be > 0, got {self.learning_rate}")
         _check(self.kl_penalty >= 0, f"rl: kl_penalty must be >= 0, got {self.kl_penalty}")
+        lag, streamed = self.max_steps_off_policy, self.stream_minibatches
+        _check(lag is None or lag >= 0, f"rl: max_steps_off_policy must be >= 0, got {lag}")
+        _check(streamed is None or streamed >= 1, "rl: stream_minibatches must be >= 1")
         _check(
             self.groups % (self.substeps * (self.stream_minibatches or 1)) == 0,
             f"rl: {self.groups} groups do not divide into {self.substeps} sub-steps of "

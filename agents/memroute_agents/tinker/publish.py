@@ -15,7 +15,7 @@ from typing import Any
 
 from memroute_agents.tinker import require
 from memroute_agents.tinker.run import Run, StageResult
-from memroute_agents.tinker.train import ensure_api_key
+from memroute_agents.tinker.service import connect
 from memroute_env.errors import AgentError, OptionError
 
 __all__ = ["card_text", "publish_run"]
@@ -62,7 +62,7 @@ def publish_run(
     run = Run.open(run_dir)
     result = run.trained()
     base_url = base_url or run.options.base_url
-    ensure_api_key(base_url)
+    connect(base_url)
     raw, folder = run.path / "adapter", run.path / "publish"
     for old in (raw, folder):
         shutil.rmtree(old, ignore_errors=True)

@@ -117,12 +117,15 @@ def tinker_agent(argument: str, context: AgentContext) -> TinkerAgent:
         OptionError: For an option that is not a number where one is needed.
         MissingDependencyError: Without tinker and tinker-cookbook.
     """
+    if argument.startswith("//"):  # tinker://… is understood as tinker:tinker://…
+        argument = f"tinker:{argument}"
     if not argument:
         raise AgentError("name a run or weights: tinker:RUN_DIR or tinker:tinker://…")
-    tinker = require("tinker")
-    require("tinker_cookbook")
+    for module in ("tinker", "tinker_cookbook"):
+        require(module)
     from memroute_agents.tinker.envs import make_renderer
-    from memroute_agents.tinker.train import ensure_api_key, resolve_renderer
+    from memroute_agents.tinker.service import connect
+    from memroute_agents.tinker.train import resolve_renderer
 
     base_url = context.options.get("base_url")
     renderer = context.options.get("renderer")
@@ -135,9 +138,8 @@ def tinker_agent(argument: str, context: AgentContext) -> TinkerAgent:
         base_url = base_url or run.options.base_url
         renderer = renderer or run.renderer
         settings.setdefault("max_tokens", run.options.rl.max_tokens)
-    ensure_api_key(base_url)
+    service = connect(base_url)
     try:
-        service = tinker.ServiceClient(base_url=base_url)
         client = service.create_sampling_client(model_path=path).result()
     except Exception as error:
         raise AgentError(

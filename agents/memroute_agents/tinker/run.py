@@ -99,6 +99,16 @@ class Run:
         """Where the cookbook logs a stage."""
         return self.path / stage
 
+    def is_complete(self, stage: str) -> bool:
+        """Whether a stage has ended as planned."""
+        result = self.stages.get(stage)
+        return result is not None and result.status == "complete"
+
+    def tokens(self) -> int:
+        """Tokens read, sampled and trained so far, in all stages."""
+        logs = (read_metrics(self.stage_dir(stage)) for stage in STAGES)
+        return max((int(m.get(TOKENS_KEY, 0)) for log in logs for m in log), default=0)
+
     def trained(self) -> StageResult:
         """The latest stage that has weights.
 

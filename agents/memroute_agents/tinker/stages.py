@@ -14,7 +14,7 @@ from tinker_cookbook.supervised import train as sft_train
 from tinker_cookbook.supervised.nll_evaluator import SamplerNLLEvaluator
 
 from memroute_agents.tinker.evaluate import RoutingEvaluator
-from memroute_agents.tinker.guard import Guard, StopTraining, append_metrics, guarded
+from memroute_agents.tinker.guard import Guard, StopTraining, guarded
 from memroute_agents.tinker.run import StageResult, read_metrics, repair
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class ValidationLoss(TrainingClientEvaluator):
             self.guard.saved.add(step)
         since = sum(1 for later in self.losses if later > self.best_step)
         if self.patience and since >= self.patience:
-            append_metrics(self.guard.log_path, step, {"test/nll": loss})
+            self.guard.append(step, {"test/nll": loss})
             raise StopTraining(
                 f"{_EARLY}: the validation loss is best after {self.best_step} steps "
                 f"({self.losses[self.best_step]:.4f}) and has not improved in {since} measurements"
@@ -166,7 +166,7 @@ async def run_sft(plan: Plan, guard: Guard) -> StageResult:
         final = _last(log_path, "sampler_path")
         client = await service.create_sampling_client(model_path=final["sampler_path"])
         validation.losses[sft.steps] = await validation.loss(client)
-        append_metrics(log_path, sft.steps, {"test/nll": validation.losses[sft.steps]})
+        guard.append(sft.steps, {"test/nll": validation.losses[sft.steps]})
     result = _result(guard, "complete", finished)
     records = checkpoint_utils.load_checkpoints_file(str(log_path))
     for record in records:
@@ -237,11 +237,20 @@ async def run_rl(plan: Plan, guard: Guard) -> StageResult:
         except StopTraining as stop:
             return _result(guard, "stopped", str(stop))
     result = _result(guard, "complete")
+    trained = 1 + max(m["step"] for m in read_metrics(log_path) if "optim/lr" in m)
+    if trained < rl.iterations:
+        # The asynchronous loop reads no more conversations than planned, so it ends early by what
+        # it threw away as too old after the last of them was read.
+        result.step = trained
+        result.reason = (
+            f"{trained} of {rl.iterations} iterations were trained; the last answers were older "
+            f"than --max-steps-off-policy {lag} allows and were thrown away"
+        )
     # The loop evaluates before an iteration, never after the last one.
     service = tinker.ServiceClient(base_url=options.base_url)
     client = await service.create_sampling_client(model_path=result.sampler_path)
     metrics = await evaluator(client)
-    append_metrics(log_path, rl.iterations, {**metrics, "progress/done_frac": 1.0})
+    guard.append(result.step, {**metrics, "progress/done_frac": 1.0})
     assert evaluator.last is not None
     result.metrics = evaluator.last.metrics()
     result.intervals = evaluator.last.intervals()

@@ -15,8 +15,8 @@ from tinker_cookbook.renderers import Message, Renderer, TrainOnWhat
 from tinker_cookbook.supervised.data import conversation_to_datum
 from tinker_cookbook.supervised.types import SupervisedDataset, SupervisedDatasetBuilder
 
-from memroute_agents.tinker.envs import draw, load_split, make_renderer
-from memroute_agents.tinker.lengths import LengthReport, keep_short
+from memroute_agents.tinker.envs import draw, fitting, make_renderer
+from memroute_agents.tinker.lengths import LengthReport
 from memroute_env.conversation import Example
 from memroute_env.prompt import answer_text, build_messages
 from memroute_env.taxonomy import Taxonomy
@@ -32,6 +32,12 @@ def chat_messages(example: Example, taxonomy: Taxonomy) -> list[Message]:
         {"role": "assistant", "content": answer},
     ]
     return messages  # type: ignore[return-value]  # plain dicts are what renderers take
+
+
+def chat_length(example: Example, taxonomy: Taxonomy, renderer: Renderer) -> int:
+    """Tokens of the chat of an example, its answer included."""
+    chat, _ = renderer.build_supervised_example(chat_messages(example, taxonomy))
+    return chat.length
 
 
 def make_datum(example: Example, taxonomy: Taxonomy, renderer: Renderer) -> tinker.Datum:
@@ -105,16 +111,10 @@ class RoutingSupervisedBuilder(SupervisedDatasetBuilder):
 
     def _examples(
         self, count: int | None = None
-    ) -> tuple[list[Example], Taxonomy, Renderer, LengthReport]:
-        data = load_split(self.data, self.split, self.taxonomy)
-        renderer = make_renderer(self.renderer_name, self.model_name)
-
-        def length(example: Example) -> int:
-            chat, _ = renderer.build_supervised_example(chat_messages(example, data.taxonomy))
-            return chat.length
-
-        examples, report = keep_short(data[:count], length, self.max_length)
-        return examples, data.taxonomy, renderer, report
+    ) -> tuple[Sequence[Example], Taxonomy, Renderer, LengthReport]:
+        source = self.data, self.split, self.taxonomy, self.renderer_name, self.model_name
+        examples, taxonomy, report = fitting(source, chat_length, self.max_length, count)
+        return examples, taxonomy, make_renderer(self.renderer_name, self.model_name), report
 
     def __call__(self) -> tuple[SupervisedDataset, SupervisedDataset | None]:
         """The training dataset, and no other: validation has its own evaluator."""

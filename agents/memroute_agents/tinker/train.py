@@ -20,31 +20,16 @@ from typing import Any
 
 from memroute_agents.tinker import require
 from memroute_agents.tinker.options import TrainOptions
-from memroute_agents.tinker.run import Run, StageResult
+from memroute_agents.tinker.run import STAGES, Run, StageResult
+from memroute_agents.tinker.service import check_model, connect, in_one_line
 from memroute_env.errors import DataError, MissingDependencyError, OptionError
 
-__all__ = ["Plan", "ensure_api_key", "prepare", "resolve_renderer", "train"]
+__all__ = ["Plan", "prepare", "resolve_renderer", "train"]
 
 Say = Callable[[str], None]
 LIBRARIES = ("memroute-env", "tinker", "tinker-cookbook", "transformers", "torch")
 MAY_CHANGE = ("base_url", "watch")
-"""Options that may differ when a run is taken up again."""
-
-
-def ensure_api_key(base_url: str | None) -> None:
-    """The SDK insists on a key; a server of one's own does not look at it.
-
-    Raises:
-        OptionError: Without `TINKER_API_KEY` for Tinker's own service.
-    """
-    if os.environ.get("TINKER_API_KEY") or os.environ.get("TINKER_CREDENTIAL_CMD"):
-        return
-    if base_url is None and not os.environ.get("TINKER_BASE_URL"):
-        raise OptionError(
-            "TINKER_API_KEY is not set: get a key from Tinker's console and export it, or name "
-            "a server of your own with --base-url"
-        )
-    os.environ["TINKER_API_KEY"] = "tml-own-server"  # pragma: allowlist secret
+"""Options that may differ when a run is taken up again; so may those of a stage not begun."""
 
 
 def resolve_renderer(options: TrainOptions) -> str:
@@ -133,7 +118,8 @@ def prepare(
 
     Args:
         run_dir: The run's folder: a new one, or one to go on with.
-        options: The run's. Going on, only `base_url` and `watch` may have changed.
+        options: The run's. Going on, only `base_url`, `watch` and the options of a stage that has
+            not begun may have changed.
         stage: `sft`, `rl` or `all`.
         prices: See `estimate`.
 
@@ -144,13 +130,16 @@ def prepare(
     """
     if stage not in ("sft", "rl", "all"):
         raise OptionError(f"stage {stage!r} is not one of sft, rl, all")
+    if not sys.stderr.isatty():
+        # Read when tqdm is imported: progress bars in a log file are noise.
+        os.environ.setdefault("TQDM_DISABLE", "1")
     for module in ("tinker", "tinker_cookbook", "torch", "transformers"):
         require(module)
     stages = ("sft", "rl") if stage == "all" else (stage,)
     path = Path(run_dir)
     if (path / "run.json").is_file():
         run = Run.open(path)
-        _check_same(run.options, options, path)
+        _check_same(run, options)
         run.options = options
     else:
         run = Run(path, options, resolve_renderer(options))
@@ -170,13 +159,14 @@ def prepare(
     return plan
 
 
-def _check_same(old: TrainOptions, new: TrainOptions, path: Path) -> None:
-    before, after = old.to_dict(), new.to_dict()
-    changed = [k for k in before if before[k] != after[k] and k not in MAY_CHANGE]
+def _check_same(run: Run, options: TrainOptions) -> None:
+    before, after = run.options.to_dict(), options.to_dict()
+    free = {*MAY_CHANGE, *(stage for stage in STAGES if stage not in run.stages)}
+    changed = [k for k in before if before[k] != after[k] and k not in free]
     if changed:
         raise OptionError(
-            f"{path}: was begun with other options ({', '.join(changed)} differ); give the same, "
-            "or a new folder"
+            f"{run.path}: was begun with other options ({', '.join(changed)} differ); give the "
+            "same, or a new folder"
         )
 
 
@@ -201,22 +191,24 @@ def train(plan: Plan, say: Say = print, *, verbose: bool = False) -> Mapping[str
 
     Returns:
         The run's stages.
+
+    Raises:
+        AgentError: If the server is not there, or refuses or fails on the way.
+        OptionError: If the server does not have the model, or a key is missing.
     """
-    ensure_api_key(plan.run.options.base_url)
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")
+    options = plan.run.options
+    waiting = [name for name in plan.stages if not plan.run.is_complete(name)]
+    if waiting:
+        check_model(connect(options.base_url), options.base_model, options.base_url)
     from memroute_agents.tinker import stages
     from memroute_agents.tinker.curves import draw_curves
     from memroute_agents.tinker.guard import Guard
 
     plan.run.save()
-    tokens = 0
     for stage in plan.stages:
-        done = plan.run.stages.get(stage)
-        if done is not None and done.status == "complete":
+        if stage not in waiting:
             say(f"{stage}: already complete")
             continue
-        options = plan.run.options
         log_path = plan.run.stage_dir(stage)
         guard = Guard(
             log_path,
@@ -224,15 +216,15 @@ def train(plan: Plan, say: Say = print, *, verbose: bool = False) -> Mapping[str
             say,
             options.sft.steps if stage == "sft" else options.rl.iterations,
             submit_ahead=options.sft.submit_ahead if stage == "sft" else 0,
-            tokens=tokens,
+            tokens=plan.run.tokens(),
+            readings=3 if options.rl.kl_penalty else 2,
             verbose=verbose,
         )
         work = stages.run_sft if stage == "sft" else stages.run_rl
-        with _stop_on_signal(guard, say):
+        with _stop_on_signal(guard, say), in_one_line(f"{stage} broke off"):
             result = asyncio.run(work(plan, guard))
         plan.run.stages[stage] = result
         plan.run.save()
-        tokens = guard.tokens
         say(f"{stage}: {result.status}{': ' + result.reason if result.reason else ''}")
         try:
             draw_curves(plan.run.path)

@@ -36,7 +36,8 @@ BACKEND = {
     "sample_max_num_sequences": 64,
     "train_micro_batch_size": 8,
 }
-"""Fixed batch shapes: each new size compiles again."""
+"""Fixed batch shapes: each new size compiles again. Of the adapters, one is the base model's
+and three hold what is sampled (`serve.py`): four models can be trained at a time."""
 START_TIMEOUT_S = 180.0
 
 
