@@ -45,6 +45,12 @@ def local(
         bool, typer.Option("--from-scratch", help="Learn from rewards alone, without gold sets.")
     ] = False,
     warm_start: Annotated[Path | None, typer.Option(help="Start from this checkpoint.")] = None,
+    sentence_encoder: Annotated[
+        str,
+        typer.Option(
+            help="ONNX sentence encoder beside the n-grams (extra embed): a folder or hub name."
+        ),
+    ] = "",
     fresh: Annotated[
         str | None,
         typer.Option(help="Conversations for the policy gradient alone: half of its groups."),
@@ -69,7 +75,7 @@ def local(
         else:
             sets, held_out = hold_out(sets)
         config = replace(
-            TrainConfig(seed=seed, from_scratch=from_scratch),
+            TrainConfig(seed=seed, from_scratch=from_scratch, sentence_encoder=sentence_encoder),
             estimator=estimator,
             gradient_iterations=iterations,
         )

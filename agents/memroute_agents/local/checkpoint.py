@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from memroute_agents.local.features import FeatureConfig
-from memroute_agents.local.policy import Encoder, LocalPolicy, Parameters
+from memroute_agents.local.policy import Encoder, LocalPolicy, Parameters, SentenceView
+from memroute_agents.local.sentences import SentenceEncoder
 from memroute_agents.local.sets import family_of
 from memroute_env.errors import AgentError, MemrouteError
 from memroute_env.reward import RewardConfig
@@ -23,12 +24,12 @@ from memroute_env.taxonomy import Horizon, Taxonomy
 
 __all__ = ["FORMAT", "load_policy", "save_policy"]
 
-FORMAT = "memroute-local-1"
+FORMAT = "memroute-local-2"
 
 
 def save_policy(policy: LocalPolicy, path: Path) -> None:
     """Write a checkpoint, atomically."""
-    config = policy.family.reward.config
+    config, sentences = policy.family.reward.config, policy.encoder.sentences
     header = {
         "format": FORMAT,
         "taxonomy": policy.taxonomy.to_dict(),
@@ -37,6 +38,12 @@ def save_policy(policy: LocalPolicy, path: Path) -> None:
             "adjacent": sorted(sorted(str(h) for h in pair) for pair in config.adjacent),
         },
         "features": asdict(policy.encoder.config),
+        "sentences": sentences
+        and {
+            "name": sentences.encoder.name,
+            "sha256": sentences.encoder.sha256,
+            "scale": sentences.scale,
+        },
         "pooling": policy.pooling,
         "temperature": policy.temperature,
         "metadata": policy.metadata,
@@ -52,6 +59,8 @@ def save_policy(policy: LocalPolicy, path: Path) -> None:
             idf=policy.encoder.idf.astype(np.float16),
             linear=policy.parameters.linear.astype(np.float16),
             assistant=policy.parameters.assistant.astype(np.float16),
+            dense=policy.parameters.dense.astype(np.float16),
+            sentence_mean=np.zeros(0, np.float32) if sentences is None else sentences.mean,
             bias=policy.parameters.bias,
             size_bias=policy.parameters.size_bias,
         )
@@ -107,7 +116,14 @@ def _assemble(header: dict, arrays: dict[str, np.ndarray]) -> LocalPolicy:
         frozenset(Horizon(h) for h in pair) for pair in reward["adjacent"]
     )
     family = family_of(taxonomy, RewardConfig(**reward))
-    features = header["features"]
+    features, sentences = header["features"], None
+    if header["sentences"] is not None:
+        view = header["sentences"]
+        sentences = SentenceView(
+            SentenceEncoder(str(view["name"]), str(view["sha256"])),
+            arrays["sentence_mean"].astype(np.float32),
+            float(view["scale"]),
+        )
     encoder = Encoder(
         FeatureConfig(
             word_orders=tuple(features["word_orders"]),
@@ -117,6 +133,7 @@ def _assemble(header: dict, arrays: dict[str, np.ndarray]) -> LocalPolicy:
         ),
         arrays["columns"].astype(np.int32),
         arrays["idf"].astype(np.float32),
+        sentences,
     )
     columns = encoder.columns
     if len(columns) and (columns[0] < 0 or columns[-1] >> encoder.config.bits):
@@ -128,13 +145,14 @@ def _assemble(header: dict, arrays: dict[str, np.ndarray]) -> LocalPolicy:
         "idf": (depth,),
         "linear": (depth, 2 * categories),
         "assistant": (depth, categories),
+        "dense": (encoder.width, 2 * categories),
         "bias": (categories,),
         "size_bias": (family.num_sizes,),
     }
     for name, shape in shapes.items():
         if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
             raise ValueError(f"array {name!r} has shape {arrays[name].shape}, not {shape}")
-    names = ("linear", "assistant", "bias", "size_bias")
+    names = ("linear", "assistant", "dense", "bias", "size_bias")
     return LocalPolicy(
         family,
         encoder,

@@ -73,10 +73,8 @@ class Optimiser:
         """See the class."""
         self.policy, self.data, self.schedule, self.seed = policy, data, schedule, seed
         self.evidence = evidence if schedule.evidence_weight > 0 else None
-        p = policy.parameters
-        self.velocity = Parameters.zeros(
-            p.linear.shape[0], p.assistant.shape[1], p.size_bias.shape[0]
-        )
+        arrays = policy.parameters.arrays()
+        self.velocity = Parameters(**{name: np.zeros_like(a) for name, a in arrays.items()})
         self.epoch = 0
         self._steps = 0
 
@@ -130,7 +128,7 @@ class Optimiser:
         )
         current, velocity = self.policy.parameters.arrays(), self.velocity.arrays()
         for name, change in gradient.arrays().items():
-            wide = name in ("linear", "assistant")
+            wide = name in ("linear", "assistant", "dense")
             v = velocity[name]
             v *= s.momentum
             v += (1 - s.momentum) * change

@@ -7,8 +7,10 @@ Score of category c for a conversation with user sentences s and assistant text 
              + tau * log mean_s exp(<sentence_c, x_s> / |x_s| / tau)
              + bias_c
 
-where x are idf-weighted n-gram counts. The third term is multiple-instance pooling: a conversation
-shows a category if one of its sentences does, and the sentences' softmax weights are the evidence.
+where x are idf-weighted n-gram counts, optionally beside a sentence embedding e_s that counts as
+`scale · |x_s| · (e_s - mean)` (`memroute_agents.local.sentences`). The third term is
+multiple-instance pooling: a conversation shows a category if one of its sentences does, and the
+sentences' softmax weights are the evidence.
 The logit of a set is the sum of its categories' scores plus a bias for its size; the exclusive
 category competes as one of its own.
 """
@@ -24,11 +26,12 @@ import numpy.typing as npt
 import scipy.sparse as sparse
 
 from memroute_agents.local.features import FeatureConfig, Features, extract
+from memroute_agents.local.sentences import SentenceEncoder
 from memroute_agents.local.sets import AnswerFamily, Objective
 from memroute_env.conversation import Conversation
 from memroute_env.taxonomy import Taxonomy
 
-__all__ = ["Encoded", "Encoder", "Forward", "LocalPolicy", "Parameters"]
+__all__ = ["Encoded", "Encoder", "Forward", "LocalPolicy", "Parameters", "SentenceView"]
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -49,6 +52,8 @@ class Encoded(NamedTuple):
     """(N, 1): 1 / length of the user's rows together."""
     assistant: sparse.csr_matrix
     """(N, D), rows of length 1 or 0."""
+    dense: FloatArray
+    """(S, E): embeddings of the user's sentences on the scale of their rows; E = 0 without."""
 
     @property
     def size(self) -> int:
@@ -70,6 +75,7 @@ class Encoded(NamedTuple):
             np.concatenate([self.row_norm, other.row_norm]),
             np.concatenate([self.whole_norm, other.whole_norm]),
             sparse.csr_matrix(sparse.vstack([self.assistant, other.assistant])),
+            np.concatenate([self.dense, other.dense]),
         )
 
     def take(self, chosen: IntArray) -> Encoded:
@@ -84,7 +90,29 @@ class Encoded(NamedTuple):
             self.row_norm[rows],
             self.whole_norm[chosen],
             self.assistant[chosen],
+            self.dense[rows],
         )
+
+
+@dataclass(frozen=True)
+class SentenceView:
+    """How sentence embeddings enter: centred and scaled."""
+
+    encoder: SentenceEncoder
+    mean: FloatArray
+    """(E,): of the training sentences."""
+    scale: float
+
+    @classmethod
+    def fit(cls, encoder: SentenceEncoder, sentences: Sequence[str], scale: float) -> SentenceView:
+        """The view whose embeddings have mean zero over (some thousands of) these sentences."""
+        sample = sentences[:: max(1, len(sentences) // 4_000)]
+        return cls(encoder, encoder(sample).mean(axis=0), scale)
+
+    def __call__(self, sentences: Sequence[str], norms_S1: FloatArray) -> FloatArray:
+        """(S, E): embeddings beside rows whose inverse lengths are given."""
+        lengths = np.where(norms_S1 > 0, 1 / np.where(norms_S1 > 0, norms_S1, 1), 0)
+        return ((self.encoder(sentences) - self.mean) * (self.scale * lengths)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -96,6 +124,12 @@ class Encoder:
     """(D,): the buckets that are kept, ascending."""
     idf: FloatArray
     """(D,): log((1 + N) / (1 + document frequency)) + 1."""
+    sentences: SentenceView | None = None
+
+    @property
+    def width(self) -> int:
+        """E: of the sentence embeddings, 0 without."""
+        return 0 if self.sentences is None else len(self.sentences.mean)
 
     @classmethod
     def fit(cls, features: Features, config: FeatureConfig, min_count: int = 2) -> Encoder:
@@ -129,6 +163,10 @@ class Encoder:
         norms = _inverse_root(squared)
         cut, width = indptr[rows], len(self.idf)
         spoken = data[cut:] * np.repeat(norms[rows:], np.diff(indptr[rows:]))
+        if self.sentences is None:
+            dense = np.zeros((rows, 0), np.float32)
+        else:
+            dense = self.sentences(features.user_sentences, norms[:rows, None])
         return Encoded(
             sparse.csr_matrix((data[:cut], columns[:cut], indptr[: rows + 1]), (rows, width)),
             starts,
@@ -136,6 +174,7 @@ class Encoder:
             norms[:rows, None],
             _inverse_root(whole)[:, None],
             sparse.csr_matrix((spoken, columns[cut:], indptr[rows:] - cut), (n, width)),
+            dense,
         )
 
     @property
@@ -171,17 +210,20 @@ class Parameters:
     """(D, 2C): weights of the user's words as a whole, then of single sentences."""
     assistant: FloatArray
     """(D, C)."""
+    dense: FloatArray
+    """(E, 2C): of the sentence embeddings, as `linear`."""
     bias: FloatArray
     """(C,)."""
     size_bias: FloatArray
     """(Z,)."""
 
     @classmethod
-    def zeros(cls, columns: int, categories: int, sizes: int) -> Parameters:
+    def zeros(cls, columns: int, categories: int, sizes: int, width: int = 0) -> Parameters:
         """The uniform policy."""
         return cls(
             np.zeros((columns, 2 * categories), np.float32),
             np.zeros((columns, categories), np.float32),
+            np.zeros((width, 2 * categories), np.float32),
             np.zeros(categories, np.float32),
             np.zeros(sizes, np.float32),
         )
@@ -191,6 +233,7 @@ class Parameters:
         return {
             "linear": self.linear,
             "assistant": self.assistant,
+            "dense": self.dense,
             "bias": self.bias,
             "size_bias": self.size_bias,
         }
@@ -235,14 +278,16 @@ class LocalPolicy:
         return cls(
             family,
             encoder,
-            Parameters.zeros(len(encoder.columns), family.num_categories, family.num_sizes),
+            Parameters.zeros(
+                len(encoder.columns), family.num_categories, family.num_sizes, encoder.width
+            ),
             pooling,
         )
 
     def forward(self, batch: Encoded) -> Forward:
         """Scores, logits and sentence attention of a batch."""
         p, categories = self.parameters, self.family.num_categories
-        per_row = batch.user @ p.linear
+        per_row = batch.user @ p.linear + batch.dense @ p.dense
         first = batch.starts[:-1]
         whole = np.add.reduceat(per_row[:, :categories], first, axis=0) * batch.whole_norm
         sentence = per_row[:, categories:] * (batch.row_norm / self.pooling)
@@ -286,6 +331,7 @@ class LocalPolicy:
         return Parameters(
             batch.user.T @ rows,
             batch.assistant.T @ by_category,
+            (batch.dense.T @ rows).astype(np.float32, copy=False),
             by_category.sum(axis=0),
             by_size,
         )

@@ -27,8 +27,9 @@ from memroute_agents.local.features import FeatureConfig, extract
 from memroute_agents.local.objectives import CrossEntropy, ExactReward, Objective, SampledReward
 from memroute_agents.local.optimise import EpochReport, Optimiser, Schedule
 from memroute_agents.local.play import EnvironmentPlay
-from memroute_agents.local.policy import Encoded, Encoder, LocalPolicy
+from memroute_agents.local.policy import Encoded, Encoder, LocalPolicy, SentenceView
 from memroute_agents.local.run_folder import RunFolder
+from memroute_agents.local.sentences import SentenceEncoder
 from memroute_agents.local.sets import SetFamily, family_of, softmax
 from memroute_env.conversation import Example
 from memroute_env.datasets import Dataset
@@ -50,6 +51,10 @@ class TrainConfig:
     min_count: int = 4
     """A bucket is kept if it occurs in at least so many training conversations."""
     pooling: float = 0.5
+    sentence_encoder: str = ""
+    """Folder or hub name of a sentence encoder to use beside the n-grams; none if empty."""
+    sentence_scale: float = 0.5
+    """Weight of the embeddings beside n-grams of length 1."""
     supervised: Schedule = field(
         default_factory=lambda: Schedule(epochs=14, rate=128.0, evidence_weight=0.5)
     )
@@ -173,6 +178,14 @@ class _Run:
         features = extract([e.conversation for e in self.examples], config.features)
         if warm_start is None:
             encoder = Encoder.fit(features, config.features, config.min_count)
+            if config.sentence_encoder:
+                self.report("embedding sentences", 0, 1)
+                view = SentenceView.fit(
+                    SentenceEncoder(config.sentence_encoder),
+                    features.user_sentences,
+                    config.sentence_scale,
+                )
+                encoder = replace(encoder, sentences=view)
             self.policy = LocalPolicy.untrained(self.family, encoder, config.pooling)
         else:
             if warm_start.taxonomy != self.taxonomy:
