@@ -52,13 +52,17 @@ def variants() -> list[str]:
     supervised = DEFAULT.supervised
     configs = {
         "default, supervised": DEFAULT,
-        "words only": replace(DEFAULT, features=FeatureConfig(stem_lengths=(), char_orders=())),
-        "words and stems": replace(DEFAULT, features=FeatureConfig(char_orders=())),
+        "words only": replace(
+            DEFAULT, features=FeatureConfig(stem_lengths=(), speaker_stem=0, char_orders=())
+        ),
+        "words and stems": replace(DEFAULT, features=FeatureConfig(speaker_stem=0, char_orders=())),
+        "no stems with who speaks": replace(DEFAULT, features=FeatureConfig(speaker_stem=0)),
         "words and characters": replace(
-            DEFAULT, features=FeatureConfig(stem_lengths=(), char_orders=(3, 4, 5))
+            DEFAULT, features=FeatureConfig(stem_lengths=(), speaker_stem=0, char_orders=(3, 4, 5))
         ),
         "characters only": replace(
-            DEFAULT, features=FeatureConfig((), stem_lengths=(), char_orders=(3, 4, 5))
+            DEFAULT,
+            features=FeatureConfig((), stem_lengths=(), speaker_stem=0, char_orders=(3, 4, 5)),
         ),
         "pooling over sentences sharper (tau 0.1)": replace(DEFAULT, pooling=0.1),
         "pooling softer (tau 5, nearly the mean)": replace(DEFAULT, pooling=5.0),

@@ -53,11 +53,12 @@ def export_minilm(folder: Path) -> Path:
 
     names = ["input_ids", "attention_mask", "token_type_ids"]
     tokens = torch.ones((2, 3), dtype=torch.int64)
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])  # a mask of ones alone would be folded away
     axes = {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens")}
     folder.mkdir(parents=True, exist_ok=True)
     torch.onnx.export(
         States(),
-        (tokens, tokens, 0 * tokens),
+        (tokens, mask, 0 * tokens),
         str(folder / "model.onnx"),
         input_names=names,
         output_names=["states"],

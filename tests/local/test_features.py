@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from memroute_agents.local.features import FeatureConfig, count_ngrams, extract, sentences_of
 from memroute_env import Conversation, load_dataset
 
-WORDS = FeatureConfig(word_orders=(1,), stem_lengths=(), char_orders=())
-PAIRS = FeatureConfig(word_orders=(2,), stem_lengths=(), char_orders=())
-STEMS = FeatureConfig(word_orders=(), stem_lengths=(5,), char_orders=())
+WORDS = FeatureConfig(word_orders=(1,), stem_lengths=(), speaker_stem=0, char_orders=())
+PAIRS = FeatureConfig(word_orders=(2,), stem_lengths=(), speaker_stem=0, char_orders=())
+STEMS = FeatureConfig(word_orders=(), stem_lengths=(5,), speaker_stem=0, char_orders=())
+SPEAKER = FeatureConfig(word_orders=(), stem_lengths=(), char_orders=())
 BY_WORD = FeatureConfig(word_orders=(1, 2), stem_lengths=(5,), char_orders=())
-TRIGRAMS = FeatureConfig(word_orders=(), stem_lengths=(), char_orders=(3,))
-CHARACTERS = FeatureConfig(word_orders=(), stem_lengths=(), char_orders=(3, 4, 5))
+TRIGRAMS = FeatureConfig(word_orders=(), stem_lengths=(), speaker_stem=0, char_orders=(3,))
+CHARACTERS = FeatureConfig(word_orders=(), stem_lengths=(), speaker_stem=0, char_orders=(3, 4, 5))
 DEFAULT = FeatureConfig()
 WORD = st.text("abcdefghijklmnopqrstuvwxyzäé", min_size=1, max_size=8)
 SENTENCE = st.lists(WORD, min_size=1, max_size=6).map(" ".join)
@@ -86,6 +87,21 @@ def test_words_with_a_common_stem_share_it() -> None:
 
     assert single("prioritise") == single("priority") == single("prior")
     assert single("prior") != single("price")
+
+
+def test_stems_are_taken_together_with_who_speaks_and_whether_it_asks() -> None:
+    def of(text: str) -> set[int]:
+        return set(buckets([text], SPEAKER)[0])
+
+    def sign(text: str) -> set[int]:
+        return of(text + " sign") - of(text + " xxxxx")
+
+    manners = [sign(t) for t in ("we", "i", "i we", "they", "we ?", "i ?")]
+    assert all(len(found) == 1 for found in manners)
+    assert len(set.union(*manners)) == 6
+    assert sign("we") == sign("our") == sign("We're")
+    alone = [buckets([t], SPEAKER)[0] for t in ("we sign", "they sign")]
+    assert buckets(["we sign", "they sign"], SPEAKER) == alone
 
 
 def test_different_words_have_different_hashes() -> None:

@@ -128,6 +128,7 @@ def _assemble(header: dict, arrays: dict[str, np.ndarray]) -> LocalPolicy:
         FeatureConfig(
             word_orders=tuple(features["word_orders"]),
             stem_lengths=tuple(features["stem_lengths"]),
+            speaker_stem=int(features["speaker_stem"]),
             char_orders=tuple(features["char_orders"]),
             bits=features["bits"],
         ),

@@ -60,7 +60,11 @@ class FeatureConfig:
 
     word_orders: tuple[int, ...] = (1, 2)
     stem_lengths: tuple[int, ...] = (5,)
-    """Prefixes of words: `priorit` for priority and priorities; uni- and bigrams of them."""
+    """Prefixes of words: `prior` for priority and prioritise; uni- and bigrams of them."""
+    speaker_stem: int = 5
+    """Prefixes of this length are also taken together with who speaks for whom in the sentence
+    (I, we, both, neither) and whether it asks: "we only sign" is a company's rule, "I only sign" a
+    person's. 0: not."""
     char_orders: tuple[int, ...] = (5,)
     bits: int = 18
     """Buckets of each view: 2**bits."""
@@ -120,6 +124,26 @@ def _prefix_sums(data: npt.NDArray[np.uint8]) -> tuple[UIntArray, UIntArray]:
     # +1 keeps runs of zero bytes apart; every kept byte is positive anyway.
     np.cumsum(data.astype(np.uint64) * ahead[: len(data)], out=sums[1:])
     return sums, back
+
+
+_SPEAKERS = (
+    "i my me mine myself i'm i've i'd i'll",
+    "we our us ours we're we've we'd we'll",
+    "?",
+)
+"""Words that tell for whom a sentence speaks, and that it asks: a bit each."""
+
+
+@lru_cache(maxsize=1)
+def _speakers() -> tuple[UIntArray, ...]:
+    """Hashes of the words of each group."""
+    return tuple(
+        np.array(
+            [_prefix_sums(np.frombuffer(word.encode(), np.uint8))[0][-1] for word in group.split()],
+            np.uint64,
+        )
+        for group in _SPEAKERS
+    )
 
 
 def _clean(texts: Sequence[str]) -> npt.NDArray[np.uint8]:
@@ -244,6 +268,12 @@ def _hashed(texts: Sequence[str], config: FeatureConfig) -> list[tuple[UIntArray
         if order in config.word_orders and len(gram):
             same = word_rows[: len(gram)] == word_rows[order - 1 :]
             add(gram[same], word_rows[: len(gram)][same], order)
+    if config.speaker_stem:
+        manner = np.zeros(int(line.sum()), np.uint64)
+        for bit, known in enumerate(_speakers()):
+            manner[word_rows[np.isin(words, known)]] |= np.uint64(1 << bit)
+        stems = (sums[np.minimum(ends, starts + config.speaker_stem)] - sums[starts]) * back[starts]
+        add(stems * _NEXT_WORD + manner[word_rows] * _MIX, word_rows, 400)
     for length in config.stem_lengths:
         stems = (sums[np.minimum(ends, starts + length)] - sums[starts]) * back[starts]
         add(stems, word_rows, 200 + length)

@@ -58,7 +58,7 @@ class TrainConfig:
     supervised: Schedule = field(
         default_factory=lambda: Schedule(epochs=14, rate=128.0, evidence_weight=0.5)
     )
-    smoothing: float = 0.1
+    smoothing: float = 0.2
     """Label noise: see `CrossEntropy`."""
     balance: float = 0.5
     """Class imbalance: an example's weight is the inverse frequency of its set's rarest category
