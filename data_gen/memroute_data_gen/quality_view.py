@@ -18,7 +18,7 @@ def print_report(report: QualityReport, source: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     gates = Table(title=f"{plain(source)}: {report.n} conversations", title_justify="left")
     for heading in ("gate", "wanted", "found", ""):
         gates.add_column(heading)

@@ -19,6 +19,7 @@ __all__ = [
     "assign_splits",
     "near_duplicates",
     "normalise",
+    "place",
     "shingles",
     "split_examples",
 ]
@@ -134,10 +135,11 @@ def assign_splits(
     for i, identifier in enumerate(ids):
         r = root(i)
         smallest[r] = min(smallest.get(r, identifier), identifier)
-    return [_place(smallest[root(i)], shares, seed) for i in range(len(ids))]
+    return [place(smallest[root(i)], shares, seed) for i in range(len(ids))]
 
 
-def _place(identifier: str, shares: Mapping[str, float], seed: int) -> str:
+def place(identifier: str, shares: Mapping[str, float], seed: int = 0) -> str:
+    """The split of an identifier by hash: stable, and independent of all others."""
     digest = hashlib.sha256(f"{seed}:{identifier}".encode()).digest()
     position = int.from_bytes(digest[:8], "big") / 2**64
     for name, share in shares.items():
