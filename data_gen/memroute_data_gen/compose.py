@@ -69,7 +69,7 @@ class Recipe:
     """The chance that two neighbouring user messages are sent as one."""
     bridge: float = 0.55
     """The chance that a change of subject is announced ("By the way, ...")."""
-    own_reply: float = 0.4
+    own_reply: float = 0.2
     """Statements: the chance of the reply that was written for them rather than a shared
     acknowledgement. Questions, requests and small talk always have their own."""
     opening: float = 0.12
