@@ -17,16 +17,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
+from hashlib import blake2b
 from itertools import chain, count
 from random import Random
 from typing import Any, Generic, TypeVar
 
 from memroute_data_gen.authored import Bank, Utterance, load_bank
+from memroute_data_gen.splits import normalise
 from memroute_env.conversation import Conversation, Example, Labels, Metadata, Turn
 from memroute_env.errors import OptionError
 from memroute_env.taxonomy import Taxonomy, load_taxonomy
 
-__all__ = ["DOMAINS", "Composer", "Recipe", "compose"]
+__all__ = ["DOMAINS", "Composer", "Recipe", "compose", "compose_distinct"]
 
 DOMAINS: Mapping[str, str] = {
     "company.brand_core": "Brand & Positioning",
@@ -521,6 +523,41 @@ def compose(
     jobs = [(seed, split, recipe, s, min(chunk, start + count - s)) for s in starts]
     with ProcessPoolExecutor(workers) as pool:
         yield from chain.from_iterable(pool.map(_compose_chunk, jobs))
+
+
+def compose_distinct(
+    count: int,
+    *,
+    seed: int = 0,
+    split: str = "train",
+    recipe: Recipe | None = None,
+    start: int = 0,
+    workers: int = 1,
+) -> Iterator[Example]:
+    """Stream `count` conversations of which no two say the same, from index `start` on.
+
+    One in a few hundred repeats an earlier one when very many are made; it is left out, and
+    another index takes its place. Sixteen bytes or so are kept for each. Arguments as in `compose`.
+    """
+    seen: set[bytes] = set()
+    while len(seen) < count:
+        missing, made = count - len(seen), 0
+        batch = compose(
+            missing, seed=seed, split=split, recipe=recipe, start=start, workers=workers
+        )
+        for example in batch:
+            said = normalise(" ".join(example.conversation.user_texts))
+            key = blake2b(said.encode(), digest_size=8).digest()
+            if key not in seen:
+                seen.add(key)
+                made += 1
+                yield example
+        start += missing
+        if made * 10 < missing:
+            raise OptionError(
+                f"the bank and this recipe do not hold {count} different conversations: "
+                f"{len(seen)} were made"
+            )
 
 
 def _compose_chunk(job: tuple[int, str, Recipe | None, int, int]) -> Sequence[Example]:

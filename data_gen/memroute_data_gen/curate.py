@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from memroute_data_gen.splits import NEAR_DUPLICATE, near_duplicates, place
+from memroute_data_gen.splits import NEAR_DUPLICATE, SHORT, near_duplicates, place
 from memroute_env.errors import DataError
 
 __all__ = ["curate"]
@@ -22,8 +22,6 @@ _MESSAGES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 _CONVERSATIONS = {"train": 0.84, "validation": 0.08, "test": 0.08}
 _CLOSE = 0.4
 """Messages of the bank are short: less is enough for them to be a paraphrase."""
-_SHORT = 3
-"""Words up to which a message ("ok, thanks") may stand in several splits: the gate's measure."""
 
 
 def curate(folder: Path) -> int:
@@ -86,7 +84,7 @@ def _groups(
     settled = ["split" in record for record in messages]
     for i, record in enumerate(conversations, len(messages)):
         said = [turn["content"] for turn in record["conversation"] if turn["role"] == "user"]
-        longer = [text for text in said if len(text.split()) > _SHORT]
+        longer = [text for text in said if len(text.split()) > SHORT]
         texts += [" ".join(said), *longer]
         owners += [i] * (1 + len(longer))
         settled.append("split" in record["metadata"])

@@ -16,8 +16,10 @@ from memroute_env.conversation import Example
 
 __all__ = [
     "NEAR_DUPLICATE",
+    "SHORT",
     "assign_splits",
     "near_duplicates",
+    "near_duplicates_across",
     "normalise",
     "place",
     "shingles",
@@ -30,7 +32,7 @@ NEAR_DUPLICATE = 0.5
 _TOKEN = re.compile(r"[a-z0-9']+|\{[a-z0-9]+\}")
 _DIGITS = re.compile(r"\d+")
 _SHARED_TOO_OFTEN = 60
-_SHORT = 5
+SHORT = 3
 """Words up to which an utterance ("ok thanks") may stand in several splits."""
 
 
@@ -88,6 +90,46 @@ def near_duplicates(
                 similarity = common / (size + len(sets[j]) - common)
                 if similarity >= threshold:
                     found.append((j, i, similarity))
+    return sorted(found)
+
+
+def near_duplicates_across(
+    ours: Sequence[str], theirs: Sequence[str], threshold: float = NEAR_DUPLICATE
+) -> list[tuple[int, int, float]]:
+    """Pairs of one of ours and one of theirs that are as alike as `near_duplicates` asks.
+
+    Exact for every pair that shares a trigram which occurs in at most 60 texts of the smaller
+    side; only that side is indexed, so time grows with the larger side's length alone.
+
+    Args:
+        ours: N texts.
+        theirs: M texts.
+        threshold: In (0, 1].
+
+    Returns:
+        `(i, j, similarity)`, sorted: `ours[i]` resembles `theirs[j]`.
+    """
+    if len(ours) < len(theirs):
+        return sorted((i, j, s) for j, i, s in near_duplicates_across(theirs, ours, threshold))
+    sets = [shingles(text) for text in theirs]
+    holders: dict[int, list[int]] = defaultdict(list)
+    for j, grams in enumerate(sets):
+        for gram in grams:
+            holders[gram].append(j)
+    found = []
+    for i, text in enumerate(ours):
+        grams = shingles(text)
+        near = {
+            j
+            for gram in grams
+            if gram in holders and len(holders[gram]) <= _SHARED_TOO_OFTEN
+            for j in holders[gram]
+        }
+        for j in near:
+            common = len(grams & sets[j])
+            similarity = common / (len(grams) + len(sets[j]) - common)
+            if similarity >= threshold:
+                found.append((i, j, similarity))
     return sorted(found)
 
 
@@ -162,7 +204,7 @@ def split_examples(
     owners: dict[str, list[int]] = defaultdict(list)
     for i, example in enumerate(examples):
         for text in example.conversation.user_texts:
-            if len(text.split()) > _SHORT:
+            if len(text.split()) > SHORT:
                 owners[normalise(text)].append(i)
     utterances = list(owners)
     together = [owners[text] for text in utterances if len(owners[text]) > 1]

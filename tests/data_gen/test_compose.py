@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memroute_data_gen.authored import load_bank
-from memroute_data_gen.compose import Composer, Recipe, compose
+from memroute_data_gen.compose import Composer, Recipe, compose, compose_distinct
 from memroute_data_gen.corpus import COMPOSED, build_split
 from memroute_data_gen.quality import check_corpus
 from memroute_data_gen.splits import normalise
@@ -76,6 +76,18 @@ def test_two_thousand_pass_every_gate(seed: int) -> None:
     report = check_corpus(list(compose(2_000, seed=seed)), MARKETING, deep=False)
     assert [(g.name, g.found) for g in report.gates if not g.passed] == []
     assert len(report.gates) == 8
+
+
+def test_a_file_of_many_holds_none_twice() -> None:
+    small = Recipe(none=0, one=0, two=0, three=1, mixed_unit=1, distractors=(1, 0, 0))
+    made = list(compose_distinct(1_500, seed=3, split="test", recipe=small))
+    said = [normalise(" ".join(e.conversation.user_texts)) for e in made]
+    assert len(set(said)) == 1_500
+    plain = {e.id: e for e in compose(4_000, seed=3, split="test", recipe=small)}
+    assert all(plain.get(e.id, e) == e for e in made)
+    assert len({int(e.id.rpartition("-")[2]) for e in made}) == 1_500
+    with pytest.raises(OptionError, match="do not hold 100000 different"):
+        list(compose_distinct(100_000, split="test", recipe=small))
 
 
 def test_next_to_no_conversation_is_composed_twice() -> None:

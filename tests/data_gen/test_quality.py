@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 
 from memroute_data_gen.compose import compose
 from memroute_data_gen.quality import check_corpus
-from memroute_data_gen.splits import assign_splits, near_duplicates, normalise, split_examples
+from memroute_data_gen.splits import (
+    assign_splits,
+    near_duplicates,
+    near_duplicates_across,
+    normalise,
+    split_examples,
+)
 from memroute_env import Example, load_taxonomy
 from tests.conftest import make_example
 
@@ -231,6 +237,33 @@ def test_adding_texts_moves_no_others() -> None:
     assert assign_splits(ids, texts, SHARES, seed=1) != names
 
 
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.text("abc ", min_size=1, max_size=25), max_size=12),
+    st.lists(st.text("abc ", min_size=1, max_size=25), max_size=12),
+)
+def test_across_finds_the_pairs_that_a_joint_search_finds(
+    ours: list[str], theirs: list[str]
+) -> None:
+    border = len(ours)
+    joint = [(i, j, s) for i, j, s in near_duplicates([*ours, *theirs]) if i < border <= j]
+    assert near_duplicates_across(ours, theirs) == [(i, j - border, s) for i, j, s in joint]
+
+
+def test_a_split_corpus_passes_the_gate_on_what_is_across() -> None:
+    examples = [
+        make_example(f"{n:03d}", ["none"], f"{word} opens the door of number {word} at {word}",
+                     "ok", f"thanks {LETTERS[n % 8]} again then")
+        for n, word in enumerate(LETTERS[n // 8] + LETTERS[n % 8] for n in range(64))
+    ]  # fmt: skip
+    parts = split_examples(examples, SHARES)
+    assert sum(map(bool, parts.values())) > 1
+    for name, part in parts.items():
+        others = [e for other, es in parts.items() if other != name for e in es]
+        if part and others:
+            assert check_corpus(part, MARKETING, other=others, deep=False).across == []
+
+
 def test_shares_must_sum_to_one() -> None:
     for shares in ({"a": 0.5}, {"a": 1.5, "b": -0.5}):
         with pytest.raises(ValueError, match="sum to 1"):
@@ -258,7 +291,7 @@ def test_no_longer_utterance_of_a_split_corpus_stands_in_two_splits(
 ) -> None:
     parts = split_examples(corpus, SHARES)
     said = [
-        {normalise(t) for e in part for t in e.conversation.user_texts if len(t.split()) > 5}
+        {normalise(t) for e in part for t in e.conversation.user_texts if len(t.split()) > 3}
         for part in parts.values()
     ]
     assert not said[0] & said[1]
