@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
 from memroute_env.conversation import Example
 
@@ -69,19 +70,14 @@ def near_duplicates(
         `(i, j, similarity)` with i < j, sorted.
     """
     sets = [shingles(text) for text in texts]
+    times = Counter(chain.from_iterable(sets))
     holders: dict[int, list[int]] = defaultdict(list)
-    for i, grams in enumerate(sets):
-        for gram in grams:
-            holders[gram].append(i)
     found = []
     for i, grams in enumerate(sets):
-        shared: dict[int, int] = defaultdict(int)
-        for gram in grams:
-            others = holders[gram]
-            if len(others) <= _SHARED_TOO_OFTEN:
-                for j in others:
-                    if j < i:
-                        shared[j] += 1
+        telling = [gram for gram in grams if 1 < times[gram] <= _SHARED_TOO_OFTEN]
+        shared = Counter(chain.from_iterable(holders[gram] for gram in telling))
+        for gram in telling:
+            holders[gram].append(i)
         size = len(grams)
         for j, count in shared.items():
             # Rare trigrams alone bound the similarity from below; the exact value decides.
