@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from memroute_data_gen.compose import compose
 from memroute_data_gen.quality import check_corpus
+from memroute_data_gen.quality_view import print_report, write_page
 from memroute_data_gen.splits import (
     assign_splits,
     near_duplicates,
@@ -316,3 +319,25 @@ def test_splits_are_the_same_under_every_hash_seed() -> None:
         for seed in ("0", "7")
     }
     assert len(found) == 1
+
+
+def test_the_page_shows_every_distribution_with_room_for_its_labels(
+    corpus: list[Example], tmp_path: Path
+) -> None:
+    report = check_corpus(corpus, MARKETING, deep=False)
+    write_page(report, "marketing:train <b>", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "marketing:train &lt;b&gt;" in page
+    for name, counts in report.distributions.items():
+        chart = page[page.index(f'aria-label="{name}"') :]
+        chart = chart[: chart.index("</svg>")]
+        right = int(re.findall(r'<text x="(\d+)"', chart)[0])  # where the labels end
+        assert right >= 7 * max(map(len, counts))
+        assert chart.count("<rect") == len(counts)
+
+
+def test_a_name_is_printed_as_it_is(
+    corpus: list[Example], capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_report(check_corpus(corpus, MARKETING, deep=False), "marketing:train")
+    assert "marketing:train: " in capsys.readouterr().out
