@@ -24,7 +24,7 @@ from memroute_env.taxonomy import load_taxonomy
 __all__ = ["Bank", "Utterance", "load_bank"]
 
 ACTS = ("statement", "request", "question", "chat")
-"""Dialogue acts: which shared replies fit."""
+"""Dialogue acts: a statement may be answered by a shared acknowledgement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Bank:
     conversations: Mapping[str, tuple[Example, ...]]
     """Split to the conversations written in one piece."""
     replies: Mapping[str, tuple[str, ...]]
-    """Dialogue act (and `closing`, `opening`) to shared texts."""
+    """`heard`, `acknowledgement`, `opening`, `bridge`, `thanks`, `leaving` to shared texts."""
     slots: Mapping[str, tuple[str, ...]]
     figures: Mapping[str, tuple[int, int]]
 

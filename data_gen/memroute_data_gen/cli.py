@@ -36,9 +36,9 @@ def compose(
     recipe: Annotated[Path | None, typer.Option(help="TOML file with shares.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one a core.")] = 1,
 ) -> None:
-    """Compose labelled conversations from the authored bank."""
+    """Compose labelled conversations from the authored bank; no two of a file say the same."""
     with fail_cleanly("interrupted; no file was written"):
-        from memroute_data_gen.compose import compose as stream
+        from memroute_data_gen.compose import compose_distinct as stream
         from memroute_env.conversation import write_examples
 
         with progress_bar("composing") as update:
@@ -187,9 +187,15 @@ def split(
         if not examples:
             raise DataError(f"{source}: holds no example; one JSON object a line is expected")
         shares = {"train": 1 - validation - test, "validation": validation, "test": test}
-        for name, part in split_examples(examples, shares, seed=seed).items():
+        parts = split_examples(examples, shares, seed=seed)
+        for name, part in parts.items():
             write_examples(out_dir / f"{name}.jsonl", part)
             print(f"{name:10s} {len(part):6d}")
+        if any(len(parts[name]) < share * len(examples) / 2 for name, share in shares.items()):
+            note(
+                "the shares are far off: too many conversations share messages and stay together. "
+                "Composed ones do; compose each split by itself (`data compose --split`)"
+            )
 
 
 app.command(epilog="Example: `memroute data teach --num 2000 --out taught.jsonl --dry-run`")(teach)

@@ -2,26 +2,33 @@
 
 Conversation i depends on (seed, i), the recipe and the bank alone, so that any one of them can be
 rebuilt by itself and any number of workers may share the work. A conversation is made of *units*
-(authored messages that carry categories), *distractors* (authored `none` exchanges), replies and
-closing remarks; sometimes a unit is grafted onto a conversation written in one piece.
+(authored messages that carry categories), *distractors* (authored `none` exchanges), replies,
+openings, bridges from one subject to the next and closing remarks.
+
+Messages are dealt rather than drawn: a pool is a deck that is shuffled anew each time it has been
+gone through, so that in a small split, too, no message comes up again before the others have. A
+hundred neighbouring conversations are dealt together, from (seed, number of the hundred).
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, fields
-from itertools import chain
+from dataclasses import dataclass, fields
+from hashlib import blake2b
+from itertools import chain, count
 from random import Random
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from memroute_data_gen.authored import Bank, Utterance, load_bank
+from memroute_data_gen.splits import normalise
 from memroute_env.conversation import Conversation, Example, Labels, Metadata, Turn
 from memroute_env.errors import OptionError
 from memroute_env.taxonomy import Taxonomy, load_taxonomy
 
-__all__ = ["DOMAINS", "Composer", "Recipe", "compose"]
+__all__ = ["DOMAINS", "Composer", "Recipe", "compose", "compose_distinct"]
 
 DOMAINS: Mapping[str, str] = {
     "company.brand_core": "Brand & Positioning",
@@ -56,14 +63,17 @@ class Recipe:
     """Shares of conversations with one, two and three categories."""
     distractors: tuple[float, float, float] = (0.42, 0.38, 0.20)
     """Shares of conversations with no, one and two `none` exchanges beside the units."""
-    second_unit: float = 0.25
+    second_unit: float = 0.2
     """One category: the chance that a second message shows it too."""
     mixed_unit: float = 0.35
     """Several categories: the chance that one message carries them all, where the bank has one."""
-    merged: float = 0.3
+    merged: float = 0.25
     """The chance that two neighbouring user messages are sent as one."""
-    own_reply: float = 0.35
-    """The chance of the reply written for a message rather than a shared one of its act."""
+    bridge: float = 0.55
+    """The chance that a change of subject is announced ("By the way, ...")."""
+    own_reply: float = 0.2
+    """Statements: the chance of the reply that was written for them rather than a shared
+    acknowledgement. Questions, requests and small talk always have their own."""
     opening: float = 0.12
     """The chance that the conversation opens with a greeting."""
     closing: float = 0.35
@@ -114,12 +124,34 @@ class Recipe:
         return cls(**values)
 
 
-_TWICE = 0.6
-"""People say goodbye twice, and no closing remark may become a fixture."""
+_Card = TypeVar("_Card")
 
-_CLOSERS = ("train", "train", "validation", "train", "train", "test")
+_HUNDRED = 100
+"""Conversations that are dealt together."""
+_ANSWERED = ("question", "request")
+"""Acts that the assistant has to respond to."""
+_CLOSING = (0.2, 0.15, 0.65)
+"""Shares of closings that thank, that say why the user leaves, and that do both."""
+_CLOSERS = ("train", "validation", "train", "test")
 _SLOT = re.compile(r"\{(\w+?)(2?)\}")
 _WHOLE_CONVERSATION = frozenset(("company", "product", "competitor"))
+_GREETS = re.compile(
+    r"(?:hi|hiya|hey|hello|morning|evening|good|okay|ok|oh|btw|by the way|also|anyway|right|so|"
+    r"well|quick|sorry|thanks|thank|merci|cheers|and|but|hm+|ugh|uff|lol|yes|yep|no|listen|look|"
+    r"actually|before i forget|just so|one more|update|brilliant|great|perfect|all good)\b",
+    re.I,
+)
+"""A message that starts like this brings its own opening or bridge."""
+_COMMON = frozenset(
+    """a after all an any anybody anyone anything are as at because before being both by can could
+    did do does during each every everybody everyone everything for from had has have he here
+    here's how if in is it it'll it's its just last let's make most my next nobody none not nothing
+    now on once one our please put she should since some somebody someone something still that
+    that's the their then there there's these they they're this those to today tomorrow two until
+    was we we'd we'll we're we've were what what's whatever when whenever where whether which while
+    who whoever whose why will with would yesterday you you're your""".split()
+)
+"""First words that are not names and so lose their capital behind a comma."""
 
 
 @dataclass(slots=True)
@@ -131,18 +163,62 @@ class _Part:
     act: str
     mask: int
     distractor: bool = False
+    ends: bool = False
+    """Says thanks or goodbye: the last of its conversation."""
+
+
+class _Deck(Generic[_Card]):
+    """A pool in an endless order: everything once, then everything again, shuffled anew.
+
+    Args:
+        cards: The pool.
+        key: Seed of the order.
+        hand: _Cards that a hundred conversations may take before they reach into the next hand.
+    """
+
+    def __init__(self, cards: Sequence[_Card], key: str, hand: float) -> None:
+        self.cards, self._key = cards, key
+        self._hand = math.ceil(hand + 3 * math.sqrt(hand))
+        self._orders: dict[int, list[_Card]] = {}
+
+    def hand(self, number: int) -> Iterator[_Card]:
+        """The cards of hundred `number`, without end."""
+        for position in count(number * self._hand):
+            turn, place = divmod(position, len(self.cards))
+            yield self._order(turn)[place]
+
+    def _order(self, turn: int) -> list[_Card]:
+        if turn not in self._orders:
+            if len(self._orders) > 2:
+                self._orders.clear()
+            order = list(self.cards)
+            Random(f"{self._key}:{turn}").shuffle(order)
+            self._orders[turn] = order
+        return self._orders[turn]
 
 
 @dataclass(slots=True)
-class _Pools:
-    """A split of the bank, sorted for drawing."""
+class _Decks:
+    """A split of the bank, ready to be dealt."""
 
-    single: list[list[Utterance]] = field(default_factory=list)
-    mixed: dict[int, list[Utterance]] = field(default_factory=dict)
+    single: list[_Deck[Utterance]]
+    """One for each category."""
+    mixed: dict[int, _Deck[Utterance]]
     """Number of categories to the messages that carry as many."""
-    none: list[Utterance] = field(default_factory=list)
-    closing: list[str] = field(default_factory=list)
+    none: _Deck[Utterance]
+    thanks: _Deck[str]
     """Closing remarks: even those belong to one split."""
+    leaving: _Deck[str]
+
+
+@dataclass(slots=True)
+class _Deal:
+    """What a conversation is made of."""
+
+    units: list[Utterance]
+    strangers: list[Utterance]
+    """`none` messages beside the units."""
+    closing: str
 
 
 class Composer:
@@ -168,48 +244,72 @@ class Composer:
         self.seed, self.split, self.recipe = seed, split, recipe or Recipe()
         self.bank = bank or load_bank()
         self.taxonomy: Taxonomy = load_taxonomy("marketing")
-        self._pools = _pools(self.bank, split, self.taxonomy.num_storing)
+        self._decks = _decks(self.bank, split, self.taxonomy.num_storing, seed, self.recipe)
+        self._dealt: tuple[int, list[_Deal]] = (-1, [])
 
     def __call__(self, index: int) -> Example:
         """Conversation number `index` (0 or more)."""
+        number, place = divmod(index, _HUNDRED)
+        if self._dealt[0] != number:
+            self._dealt = (number, self._deal(number))
+        deal = self._dealt[1][place]
         rng = Random((self.seed << 40) | (index << 2) | 1)
-        recipe = self.recipe
         entities: dict[str, str] = {}
-        wanted = rng.choices((0, 1, 2, 3), (recipe.none, recipe.one, recipe.two, recipe.three))[0]
-        units = self._units(rng, wanted)
-        count = rng.choices((0, 1, 2), recipe.distractors)[0]
-        if wanted == 0:
-            count += 1 if count == 0 else 0
-        used = {unit.id for unit in units}
-        strangers = [u for u in rng.sample(self._pools.none, count + 2) if u.id not in used][:count]
-        parts = [self._part(rng, unit, entities) for unit in units]
-        for stranger in strangers:
+        parts = [self._part(rng, unit, entities) for unit in deal.units]
+        stored = any(unit.mask for unit in deal.units)
+        for stranger in deal.strangers:
             part = self._part(rng, stranger, entities)
-            part.distractor = wanted > 0
+            part.distractor = stored
             parts.insert(rng.randint(0, len(parts)), part)
+        parts.sort(key=lambda part: part.ends)
         self._merge(rng, parts)
-        return self._finish(rng, index, parts)
+        return self._finish(rng, index, parts, deal.closing)
 
-    def _units(self, rng: Random, wanted: int) -> list[Utterance]:
-        """The messages that carry the conversation's categories."""
-        pools, recipe = self._pools, self.recipe
-        if wanted == 0:
-            return [rng.choice(pools.none)]
-        if wanted == 1:
-            pool = rng.choice(pools.single)
-            return rng.sample(pool, 2 if rng.random() < recipe.second_unit else 1)
-        if rng.random() < recipe.mixed_unit and pools.mixed.get(wanted):
-            return [rng.choice(pools.mixed[wanted])]
-        return [rng.choice(pool) for pool in rng.sample(pools.single, wanted)]
+    def _deal(self, number: int) -> list[_Deal]:
+        """What the conversations of hundred `number` are made of."""
+        rng = Random(f"{self.seed}:{self.split}:{number}")
+        recipe, decks = self.recipe, self._decks
+        single = [deck.hand(number) for deck in decks.single]
+        mixed = {size: deck.hand(number) for size, deck in decks.mixed.items()}
+        none, thanks, leaving = (
+            decks.none.hand(number),
+            decks.thanks.hand(number),
+            decks.leaving.hand(number),
+        )
+        deals = []
+        for _ in range(_HUNDRED):
+            shares = (recipe.none, recipe.one, recipe.two, recipe.three)
+            wanted = rng.choices((0, 1, 2, 3), shares)[0]
+            strangers = rng.choices((0, 1, 2), recipe.distractors)[0]
+            if wanted == 0:
+                units = _different(none, 1 + max(strangers, 1))
+                units, others = units[:1], units[1:]
+            else:
+                others = _different(none, strangers)
+                if wanted == 1:
+                    twice = rng.random() < recipe.second_unit
+                    units = _different(rng.choice(single), 2 if twice else 1)
+                elif wanted in mixed and rng.random() < recipe.mixed_unit:
+                    units = _different(mixed[wanted], 1)
+                else:
+                    units = [next(hand) for hand in rng.sample(single, wanted)]
+            how = rng.choices((0, 1, 2), _CLOSING)[0]
+            remark = next(thanks) if how != 1 else ""
+            if how == 2 and remark[-1].isalnum():
+                remark += "."
+            if how != 0:
+                remark = f"{remark} {next(leaving)}".strip()
+            deals.append(_Deal(units, others, remark))
+        return deals
 
     def _part(self, rng: Random, unit: Utterance, entities: dict[str, str]) -> _Part:
         local = dict(entities)
         text = self._fill(rng, unit.text, local, entities)
-        if rng.random() < self.recipe.own_reply:
-            reply = self._fill(rng, unit.reply, local, entities)
+        if unit.act == "statement" and rng.random() >= self.recipe.own_reply:
+            reply = ""
         else:
-            reply = rng.choice(self.bank.replies[unit.act])
-        return _Part(text, reply, unit.act, unit.mask)
+            reply = self._fill(rng, unit.reply, local, entities)
+        return _Part(text, reply, unit.act, unit.mask, ends=unit.kind == "thanks")
 
     def _fill(self, rng: Random, text: str, local: dict[str, str], shared: dict[str, str]) -> str:
         """Put entities into slots: company and product hold for the whole conversation."""
@@ -244,53 +344,66 @@ class Composer:
         return rng.choice(self.bank.slots[name])
 
     def _merge(self, rng: Random, parts: list[_Part]) -> None:
-        """Send two neighbouring messages as one, now and then."""
+        """Send two neighbouring messages as one, now and then; what wants an answer comes last."""
         if len(parts) < 2 or rng.random() >= self.recipe.merged:
             return
         at = rng.randrange(len(parts) - 1)
-        first, second = parts[at], parts.pop(at + 1)
-        joint = rng.choice((" ", " ", "\n", " also, ", " oh and ", " btw, "))
-        text = first.text if first.text[-1] in ".!?…" else first.text + "."
-        if joint.strip() and second.text[:2].istitle() and second.text[:2] not in ("I ", "I'"):
-            joint = joint.strip().capitalize() + " "
-            joint = " " + joint
-        parts[at] = _Part(
-            text + joint + second.text,
-            second.reply,
-            second.act,
-            first.mask | second.mask,
-            first.distractor and second.distractor,
-        )
+        first, second = parts[at : at + 2]
+        if second.ends:
+            return
+        if first.act in _ANSWERED and second.act not in _ANSWERED:
+            first, second = second, first
+        reply = second.reply
+        if first.act in _ANSWERED and first.reply != second.reply:
+            reply = f"{first.reply}\n{second.reply}"
+        text = self._bridged(rng, second.text) if rng.random() < 0.6 else second.text
+        joint = " " if text is not second.text and first.text[-1] in ".!?…" else "\n"
+        parts[at : at + 2] = [
+            _Part(
+                first.text + joint + text,
+                reply,
+                second.act,
+                first.mask | second.mask,
+                first.distractor and second.distractor,
+            )
+        ]
 
-    def _finish(self, rng: Random, index: int, parts: list[_Part]) -> Example:
-        """Turns with replies, opening and closing; labels, evidence and distractors."""
+    def _bridged(self, rng: Random, text: str) -> str:
+        """The message with a bridge from another subject, where it can take one."""
+        if _GREETS.match(text):
+            return text
+        return _joined(rng.choice(self.bank.replies["bridge"]), text)
+
+    def _finish(self, rng: Random, index: int, parts: list[_Part], closing: str) -> Example:
+        """Turns with replies, opening, bridges and closing; labels, evidence and distractors."""
         recipe, replies = self.recipe, self.bank.replies
         turns: list[Turn] = []
         evidence: dict[str, list[int]] = {}
         distractors: list[int] = []
         mask = 0
         spoken: set[str] = set()
-        if rng.random() < recipe.opening:
-            parts[0].text = f"{rng.choice(replies['opening'])} {parts[0].text}"
+        if rng.random() < recipe.opening and not _GREETS.match(parts[0].text):
+            parts[0].text = _joined(rng.choice(replies["opening"]), parts[0].text)
         for part in parts:
             position = len(turns)
+            if position and not part.ends and rng.random() < recipe.bridge:
+                part.text = self._bridged(rng, part.text)
             mask |= part.mask
             for category_id in self.taxonomy.ids(part.mask) if part.mask else ():
                 evidence.setdefault(category_id, []).append(position)
             if part.distractor:
                 distractors.append(position)
             reply = part.reply
-            while reply in spoken:
-                reply = rng.choice(replies[part.act])
+            while not reply or reply in spoken:
+                fitting = rng.random() < 0.5 and part.mask
+                reply = rng.choice(replies["acknowledgement" if fitting else "heard"])
             spoken.add(reply)
             turns.append(Turn.model_construct(role="user", content=part.text))
             turns.append(Turn.model_construct(role="assistant", content=reply))
-        if len(turns) < 3 or (len(turns) + 2 <= recipe.max_turns and rng.random() < recipe.closing):
+        closes = rng.random() < recipe.closing and not parts[-1].ends
+        if len(turns) < 3 or (len(turns) + 2 <= recipe.max_turns and closes):
             if mask:
                 distractors.append(len(turns))
-            closing = rng.choice(self._pools.closing)
-            if rng.random() < _TWICE:
-                closing = f"{closing} {rng.choice(self._pools.closing)}"
             turns.append(Turn.model_construct(role="user", content=closing))
         elif len(turns) > 3 and rng.random() >= recipe.last_reply:
             turns.pop()
@@ -314,24 +427,69 @@ class Composer:
         )
 
 
-def _pools(bank: Bank, split: str, num_storing: int) -> _Pools:
-    pools = _Pools(single=[[] for _ in range(num_storing)])
+def _different(hand: Iterator[Utterance], wanted: int) -> list[Utterance]:
+    """The next so many cards, all different (a deck may be shuffled anew in between)."""
+    cards: list[Utterance] = []
+    tries = 0
+    while len(cards) < wanted and tries < 50:  # a pool may hold fewer
+        card = next(hand)
+        tries += 1
+        if card not in cards:
+            cards.append(card)
+    return cards
+
+
+def _joined(lead: str, text: str) -> str:
+    """An opening or a bridge in front of a message, in the message's own manner of writing."""
+    if text[0].islower():
+        lead = lead[0].lower() + lead[1:] if not lead.startswith(("I ", "I'")) else lead
+    elif lead[-1] not in ".!?:…":
+        word = re.match(r"[\w']+", text)
+        if word is None or word[0].lower() not in _COMMON:
+            return text
+        text = text[0].lower() + text[1:]
+    return f"{lead} {text}"
+
+
+def _decks(bank: Bank, split: str, num_storing: int, seed: int, recipe: Recipe) -> _Decks:
+    single: list[list[Utterance]] = [[] for _ in range(num_storing)]
+    mixed: dict[int, list[Utterance]] = {}
+    none: list[Utterance] = []
     for unit in bank.utterances:
         if unit.split != split:
             continue
         size = unit.mask.bit_count()
         if size == 0:
-            pools.none.append(unit)
+            none.append(unit)
         elif size == 1:
-            pools.single[unit.mask.bit_length() - 1].append(unit)
+            single[unit.mask.bit_length() - 1].append(unit)
         else:
-            pools.mixed.setdefault(size, []).append(unit)
-    pools.closing = [
-        text for i, text in enumerate(bank.replies["closing"]) if _CLOSERS[i % 6] == split
-    ]
-    if not pools.none or not all(pools.single):
+            mixed.setdefault(size, []).append(unit)
+    if not none or not all(single):
         raise OptionError(f"the bank has no utterances of some category in split {split!r}")
-    return pools
+
+    def closers(name: str) -> list[str]:
+        texts = bank.replies[name]
+        return [text for i, text in enumerate(texts) if _CLOSERS[i % len(_CLOSERS)] == split]
+
+    def deck(cards: Sequence[_Card], name: str, share: float) -> _Deck[_Card]:
+        return _Deck(cards, f"{seed}:{split}:{name}", _HUNDRED * share)
+
+    apart = 1 - recipe.mixed_unit
+    loose = recipe.one * (1 + recipe.second_unit) + apart * (2 * recipe.two + 3 * recipe.three)
+    _, once, twice = recipe.distractors
+    beside = once + 2 * twice
+    return _Decks(
+        [deck(cards, str(bit), loose / num_storing) for bit, cards in enumerate(single)],
+        {
+            size: deck(cards, f"mixed {size}", recipe.mixed_unit * share)
+            for size, share in ((2, recipe.two), (3, recipe.three))
+            if (cards := mixed.get(size))
+        },
+        deck(none, "none", beside * (1 - recipe.none) + recipe.none * (2 + twice)),
+        deck(closers("thanks"), "thanks", _CLOSING[0] + _CLOSING[2]),
+        deck(closers("leaving"), "leaving", _CLOSING[1] + _CLOSING[2]),
+    )
 
 
 def compose(
@@ -365,6 +523,41 @@ def compose(
     jobs = [(seed, split, recipe, s, min(chunk, start + count - s)) for s in starts]
     with ProcessPoolExecutor(workers) as pool:
         yield from chain.from_iterable(pool.map(_compose_chunk, jobs))
+
+
+def compose_distinct(
+    count: int,
+    *,
+    seed: int = 0,
+    split: str = "train",
+    recipe: Recipe | None = None,
+    start: int = 0,
+    workers: int = 1,
+) -> Iterator[Example]:
+    """Stream `count` conversations of which no two say the same, from index `start` on.
+
+    One in a few hundred repeats an earlier one when very many are made; it is left out, and
+    another index takes its place. Sixteen bytes or so are kept for each. Arguments as in `compose`.
+    """
+    seen: set[bytes] = set()
+    while len(seen) < count:
+        missing, made = count - len(seen), 0
+        batch = compose(
+            missing, seed=seed, split=split, recipe=recipe, start=start, workers=workers
+        )
+        for example in batch:
+            said = normalise(" ".join(example.conversation.user_texts))
+            key = blake2b(said.encode(), digest_size=8).digest()
+            if key not in seen:
+                seen.add(key)
+                made += 1
+                yield example
+        start += missing
+        if made * 10 < missing:
+            raise OptionError(
+                f"the bank and this recipe do not hold {count} different conversations: "
+                f"{len(seen)} were made"
+            )
 
 
 def _compose_chunk(job: tuple[int, str, Recipe | None, int, int]) -> Sequence[Example]:

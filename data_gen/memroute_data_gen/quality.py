@@ -13,7 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from memroute_data_gen.splits import near_duplicates, normalise
+from memroute_data_gen.splits import (
+    SHORT,
+    near_duplicates,
+    near_duplicates_across,
+    normalise,
+)
 from memroute_env.conversation import Example
 from memroute_env.taxonomy import Taxonomy
 
@@ -108,8 +113,10 @@ def check_corpus(
 
 def _across(examples: Sequence[Example], other: Sequence[Example]) -> list[tuple[str, str, float]]:
     """Near-duplicate user utterances between two splits, by example id."""
-    ours = [(e.id, t) for e in examples for t in e.conversation.user_texts if len(t.split()) > 3]
-    theirs = [(e.id, t) for e in other for t in e.conversation.user_texts if len(t.split()) > 3]
+    ours, theirs = (
+        [(e.id, t) for e in side for t in e.conversation.user_texts if len(t.split()) > SHORT]
+        for side in (examples, other)
+    )
     if not theirs:
         return []
     unique: dict[str, str] = {}
@@ -121,12 +128,9 @@ def _across(examples: Sequence[Example], other: Sequence[Example]) -> list[tuple
     exact = [(unique[text], foreign[text], 1.0) for text in unique.keys() & foreign.keys()]
     mine = [text for text in unique if text not in foreign]
     yours = [text for text in foreign if text not in unique]
-    found = near_duplicates([*mine, *yours])
-    border = len(mine)
     close = [
-        (unique[mine[i]], foreign[yours[j - border]], similarity)
-        for i, j, similarity in found
-        if i < border <= j
+        (unique[mine[i]], foreign[yours[j]], similarity)
+        for i, j, similarity in near_duplicates_across(mine, yours)
     ]
     return sorted(exact) + close
 

@@ -18,7 +18,7 @@ def print_report(report: QualityReport, source: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     gates = Table(title=f"{plain(source)}: {report.n} conversations", title_justify="left")
     for heading in ("gate", "wanted", "found", ""):
         gates.add_column(heading)
@@ -71,7 +71,8 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding
 color:#1c1c1c;background:#fff}
 @media(prefers-color-scheme:dark){body{color:#e8e8e8;background:#16181c}td,th{border-color:#444!important}}
 table{border-collapse:collapse;margin:.5rem 0 1.5rem}td,th{border-bottom:1px solid #ccc;
-padding:.25rem .75rem .25rem 0;text-align:left}pre{white-space:pre-wrap}svg{display:block}
+padding:.25rem .75rem .25rem 0;text-align:left}pre{white-space:pre-wrap}
+svg{display:block;max-width:100%;height:auto}
 .fail{font-weight:700;color:#b3261e}text{fill:currentColor;font:12px system-ui,sans-serif}
 """
 
@@ -103,14 +104,16 @@ def write_page(report: QualityReport, source: str, path: Path) -> None:
 def _bars(name: str, counts: dict[str, int]) -> str:
     """A horizontal bar chart with its numbers as labels."""
     most = max(counts.values()) or 1
+    left = 12 + 7 * max(map(len, counts))  # wide enough for the longest label
     bars = "".join(
-        f'<text x="210" y="{20 * i + 15}" text-anchor="end">{escape(key)}</text>'
-        f'<rect x="218" y="{20 * i + 4}" width="{400 * count / most:.1f}" height="14" '
-        f'fill="#3b6ea5"/><text x="{224 + 400 * count / most:.1f}" y="{20 * i + 15}">{count}</text>'
+        f'<text x="{left - 8}" y="{20 * i + 15}" text-anchor="end">{escape(key)}</text>'
+        f'<rect x="{left}" y="{20 * i + 4}" width="{400 * count / most:.1f}" height="14" '
+        f'fill="#3b6ea5"/><text x="{left + 6 + 400 * count / most:.1f}" y="{20 * i + 15}">{count}'
+        "</text>"
         for i, (key, count) in enumerate(counts.items())
     )
-    height = 20 * len(counts) + 4
+    width, height = left + 470, 20 * len(counts) + 4
     return (
-        f'<svg role="img" aria-label="{escape(name)}" width="700" height="{height}" '
-        f'viewBox="0 0 700 {height}">{bars}</svg>'
+        f'<svg role="img" aria-label="{escape(name)}" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}">{bars}</svg>'
     )

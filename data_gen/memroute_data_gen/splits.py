@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
 from memroute_env.conversation import Example
 
 __all__ = [
     "NEAR_DUPLICATE",
+    "SHORT",
     "assign_splits",
     "near_duplicates",
+    "near_duplicates_across",
     "normalise",
+    "place",
     "shingles",
     "split_examples",
 ]
@@ -29,7 +33,7 @@ NEAR_DUPLICATE = 0.5
 _TOKEN = re.compile(r"[a-z0-9']+|\{[a-z0-9]+\}")
 _DIGITS = re.compile(r"\d+")
 _SHARED_TOO_OFTEN = 60
-_SHORT = 5
+SHORT = 3
 """Words up to which an utterance ("ok thanks") may stand in several splits."""
 
 
@@ -66,19 +70,14 @@ def near_duplicates(
         `(i, j, similarity)` with i < j, sorted.
     """
     sets = [shingles(text) for text in texts]
+    times = Counter(chain.from_iterable(sets))
     holders: dict[int, list[int]] = defaultdict(list)
-    for i, grams in enumerate(sets):
-        for gram in grams:
-            holders[gram].append(i)
     found = []
     for i, grams in enumerate(sets):
-        shared: dict[int, int] = defaultdict(int)
-        for gram in grams:
-            others = holders[gram]
-            if len(others) <= _SHARED_TOO_OFTEN:
-                for j in others:
-                    if j < i:
-                        shared[j] += 1
+        telling = [gram for gram in grams if 1 < times[gram] <= _SHARED_TOO_OFTEN]
+        shared = Counter(chain.from_iterable(holders[gram] for gram in telling))
+        for gram in telling:
+            holders[gram].append(i)
         size = len(grams)
         for j, count in shared.items():
             # Rare trigrams alone bound the similarity from below; the exact value decides.
@@ -87,6 +86,46 @@ def near_duplicates(
                 similarity = common / (size + len(sets[j]) - common)
                 if similarity >= threshold:
                     found.append((j, i, similarity))
+    return sorted(found)
+
+
+def near_duplicates_across(
+    ours: Sequence[str], theirs: Sequence[str], threshold: float = NEAR_DUPLICATE
+) -> list[tuple[int, int, float]]:
+    """Pairs of one of ours and one of theirs that are as alike as `near_duplicates` asks.
+
+    Exact for every pair that shares a trigram which occurs in at most 60 texts of the smaller
+    side; only that side is indexed, so time grows with the larger side's length alone.
+
+    Args:
+        ours: N texts.
+        theirs: M texts.
+        threshold: In (0, 1].
+
+    Returns:
+        `(i, j, similarity)`, sorted: `ours[i]` resembles `theirs[j]`.
+    """
+    if len(ours) < len(theirs):
+        return sorted((i, j, s) for j, i, s in near_duplicates_across(theirs, ours, threshold))
+    sets = [shingles(text) for text in theirs]
+    holders: dict[int, list[int]] = defaultdict(list)
+    for j, grams in enumerate(sets):
+        for gram in grams:
+            holders[gram].append(j)
+    found = []
+    for i, text in enumerate(ours):
+        grams = shingles(text)
+        near = {
+            j
+            for gram in grams
+            if gram in holders and len(holders[gram]) <= _SHARED_TOO_OFTEN
+            for j in holders[gram]
+        }
+        for j in near:
+            common = len(grams & sets[j])
+            similarity = common / (len(grams) + len(sets[j]) - common)
+            if similarity >= threshold:
+                found.append((i, j, similarity))
     return sorted(found)
 
 
@@ -134,10 +173,11 @@ def assign_splits(
     for i, identifier in enumerate(ids):
         r = root(i)
         smallest[r] = min(smallest.get(r, identifier), identifier)
-    return [_place(smallest[root(i)], shares, seed) for i in range(len(ids))]
+    return [place(smallest[root(i)], shares, seed) for i in range(len(ids))]
 
 
-def _place(identifier: str, shares: Mapping[str, float], seed: int) -> str:
+def place(identifier: str, shares: Mapping[str, float], seed: int = 0) -> str:
+    """The split of an identifier by hash: stable, and independent of all others."""
     digest = hashlib.sha256(f"{seed}:{identifier}".encode()).digest()
     position = int.from_bytes(digest[:8], "big") / 2**64
     for name, share in shares.items():
@@ -160,7 +200,7 @@ def split_examples(
     owners: dict[str, list[int]] = defaultdict(list)
     for i, example in enumerate(examples):
         for text in example.conversation.user_texts:
-            if len(text.split()) > _SHORT:
+            if len(text.split()) > SHORT:
                 owners[normalise(text)].append(i)
     utterances = list(owners)
     together = [owners[text] for text in utterances if len(owners[text]) > 1]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memroute_data_gen.authored import load_bank
-from memroute_data_gen.compose import Composer, Recipe, compose
+from memroute_data_gen.compose import Composer, Recipe, compose, compose_distinct
 from memroute_data_gen.corpus import COMPOSED, build_split
 from memroute_data_gen.quality import check_corpus
 from memroute_data_gen.splits import normalise
@@ -77,6 +78,18 @@ def test_two_thousand_pass_every_gate(seed: int) -> None:
     assert len(report.gates) == 8
 
 
+def test_a_file_of_many_holds_none_twice() -> None:
+    small = Recipe(none=0, one=0, two=0, three=1, mixed_unit=1, distractors=(1, 0, 0))
+    made = list(compose_distinct(1_500, seed=3, split="test", recipe=small))
+    said = [normalise(" ".join(e.conversation.user_texts)) for e in made]
+    assert len(set(said)) == 1_500
+    plain = {e.id: e for e in compose(4_000, seed=3, split="test", recipe=small)}
+    assert all(plain.get(e.id, e) == e for e in made)
+    assert len({int(e.id.rpartition("-")[2]) for e in made}) == 1_500
+    with pytest.raises(OptionError, match="do not hold 100000 different"):
+        list(compose_distinct(100_000, split="test", recipe=small))
+
+
 def test_next_to_no_conversation_is_composed_twice() -> None:
     said = [normalise(" ".join(e.conversation.user_texts)) for e in compose(8_000, seed=0)]
     assert len(set(said)) > 0.998 * len(said)
@@ -85,7 +98,7 @@ def test_next_to_no_conversation_is_composed_twice() -> None:
 def pattern(text: str) -> re.Pattern[str]:
     """What an authored text may look like once its slots are filled."""
     parts = re.split(r"\{\w+?2?\}", text)
-    return re.compile(".+?".join(map(re.escape, parts)), re.S)
+    return re.compile(".+?".join(map(re.escape, parts)), re.S | re.I)
 
 
 def test_evidence_names_the_turns_that_hold_an_authored_message_of_the_category(
@@ -105,6 +118,58 @@ def test_evidence_names_the_turns_that_hold_an_authored_message_of_the_category(
             for place in places:
                 assert turns[place].role == "user"
                 assert any(p.search(turns[place].content) for p in authored[category_id])
+
+
+def test_what_wants_an_answer_gets_the_one_written_for_it(two_thousand: list[Example]) -> None:
+    asking = [
+        (pattern(unit.text), pattern(unit.reply))
+        for unit in BANK.utterances
+        if unit.split == "train" and unit.act != "statement"
+    ][::40]
+    met = 0
+    for example in two_thousand:
+        turns = example.conversation.turns
+        for turn, answer in zip(turns[::2], turns[1::2], strict=False):
+            for said, reply in asking:
+                if said.search(turn.content):
+                    met += 1
+                    assert reply.search(answer.content)
+    assert met > 10
+
+
+def test_a_bridge_takes_the_capital_of_what_follows_a_comma(two_thousand: list[Example]) -> None:
+    leads = [lead for lead in BANK.replies["bridge"] + BANK.replies["opening"] if lead[-1] == ","]
+    capital = re.compile(rf"(?:^|[.!?\n] ?)(?:{'|'.join(leads)}) (?!I\b)[A-Z]")
+    authored = {normalise(unit.text)[:15] for unit in BANK.utterances}
+    for example in two_thousand:
+        for text in example.conversation.user_texts:
+            if normalise(text)[:15] not in authored:
+                assert not capital.search(text)
+
+
+def test_a_small_split_repeats_little() -> None:
+    for split in SPLITS:
+        examples = list(load_dataset("marketing", split))
+        heard = Counter(
+            text
+            for example in examples
+            for text in {normalise(text) for text in example.conversation.user_texts}
+        )
+        assert heard.most_common(1)[0][1] <= 0.01 * len(examples)
+        longer = max(n for text, n in heard.items() if len(text.split()) > 7)
+        assert longer <= max(3, 0.002 * len(examples))
+
+
+def test_no_message_comes_up_again_before_the_others_have() -> None:
+    nothing = Recipe(none=1, one=0, two=0, three=0, bridge=0, merged=0, opening=0, closing=0)
+    composer = Composer(5, "test", nothing)
+    pool = sum(unit.split == "test" and unit.mask == 0 for unit in BANK.utterances)
+    said = Counter(
+        normalise(text)
+        for index in range(pool // 3)
+        for text in composer(index).conversation.user_texts
+    )
+    assert set(said.values()) == {1}
 
 
 def test_distractors_are_user_turns_without_evidence(two_thousand: list[Example]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +16,14 @@ from hypothesis import strategies as st
 
 from memroute_data_gen.compose import compose
 from memroute_data_gen.quality import check_corpus
-from memroute_data_gen.splits import assign_splits, near_duplicates, normalise, split_examples
+from memroute_data_gen.quality_view import print_report, write_page
+from memroute_data_gen.splits import (
+    assign_splits,
+    near_duplicates,
+    near_duplicates_across,
+    normalise,
+    split_examples,
+)
 from memroute_env import Example, load_taxonomy
 from tests.conftest import make_example
 
@@ -231,6 +240,33 @@ def test_adding_texts_moves_no_others() -> None:
     assert assign_splits(ids, texts, SHARES, seed=1) != names
 
 
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.text("abc ", min_size=1, max_size=25), max_size=12),
+    st.lists(st.text("abc ", min_size=1, max_size=25), max_size=12),
+)
+def test_across_finds_the_pairs_that_a_joint_search_finds(
+    ours: list[str], theirs: list[str]
+) -> None:
+    border = len(ours)
+    joint = [(i, j, s) for i, j, s in near_duplicates([*ours, *theirs]) if i < border <= j]
+    assert near_duplicates_across(ours, theirs) == [(i, j - border, s) for i, j, s in joint]
+
+
+def test_a_split_corpus_passes_the_gate_on_what_is_across() -> None:
+    examples = [
+        make_example(f"{n:03d}", ["none"], f"{word} opens the door of number {word} at {word}",
+                     "ok", f"thanks {LETTERS[n % 8]} again then")
+        for n, word in enumerate(LETTERS[n // 8] + LETTERS[n % 8] for n in range(64))
+    ]  # fmt: skip
+    parts = split_examples(examples, SHARES)
+    assert sum(map(bool, parts.values())) > 1
+    for name, part in parts.items():
+        others = [e for other, es in parts.items() if other != name for e in es]
+        if part and others:
+            assert check_corpus(part, MARKETING, other=others, deep=False).across == []
+
+
 def test_shares_must_sum_to_one() -> None:
     for shares in ({"a": 0.5}, {"a": 1.5, "b": -0.5}):
         with pytest.raises(ValueError, match="sum to 1"):
@@ -258,7 +294,7 @@ def test_no_longer_utterance_of_a_split_corpus_stands_in_two_splits(
 ) -> None:
     parts = split_examples(corpus, SHARES)
     said = [
-        {normalise(t) for e in part for t in e.conversation.user_texts if len(t.split()) > 5}
+        {normalise(t) for e in part for t in e.conversation.user_texts if len(t.split()) > 3}
         for part in parts.values()
     ]
     assert not said[0] & said[1]
@@ -283,3 +319,25 @@ def test_splits_are_the_same_under_every_hash_seed() -> None:
         for seed in ("0", "7")
     }
     assert len(found) == 1
+
+
+def test_the_page_shows_every_distribution_with_room_for_its_labels(
+    corpus: list[Example], tmp_path: Path
+) -> None:
+    report = check_corpus(corpus, MARKETING, deep=False)
+    write_page(report, "marketing:train <b>", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "marketing:train &lt;b&gt;" in page
+    for name, counts in report.distributions.items():
+        chart = page[page.index(f'aria-label="{name}"') :]
+        chart = chart[: chart.index("</svg>")]
+        right = int(re.findall(r'<text x="(\d+)"', chart)[0])  # where the labels end
+        assert right >= 7 * max(map(len, counts))
+        assert chart.count("<rect") == len(counts)
+
+
+def test_a_name_is_printed_as_it_is(
+    corpus: list[Example], capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_report(check_corpus(corpus, MARKETING, deep=False), "marketing:train")
+    assert "marketing:train: " in capsys.readouterr().out
