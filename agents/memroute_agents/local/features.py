@@ -58,7 +58,7 @@ for _byte in range(256):
 class FeatureConfig:
     """Which n-grams are taken, and into how many buckets they are hashed."""
 
-    word_orders: tuple[int, ...] = (1, 2)
+    word_orders: tuple[int, ...] = (1,)
     stem_lengths: tuple[int, ...] = (5,)
     """Prefixes of words: `prior` for priority and prioritise; uni- and bigrams of them."""
     speaker_stem: int = 5

@@ -56,7 +56,9 @@ class TrainConfig:
     sentence_scale: float = 0.5
     """Weight of the embeddings beside n-grams of length 1."""
     supervised: Schedule = field(
-        default_factory=lambda: Schedule(epochs=14, rate=128.0, evidence_weight=0.5)
+        default_factory=lambda: Schedule(
+            epochs=16, rate=256.0, batch_size=256, warm_up=30, evidence_weight=0.5
+        )
     )
     smoothing: float = 0.2
     """Label noise: see `CrossEntropy`."""
