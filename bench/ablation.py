@@ -155,7 +155,7 @@ def ascent() -> list[str]:
 
 
 def noise() -> list[str]:
-    """Label noise: a share of the training labels replaced by others, with and without smoothing."""
+    """Label noise: a share of the training labels replaced, with and without smoothing."""
     lines = []
     for share in (0.1, 0.3):
         rng = np.random.default_rng(5)
