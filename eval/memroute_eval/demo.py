@@ -9,6 +9,7 @@ from typing import Any
 
 from memroute_agents.local.router import LocalAgent
 from memroute_agents.local.training import TrainConfig, TrainResult, train_policy
+from memroute_data_gen.compose import compose
 from memroute_data_gen.corpus import build_split
 from memroute_env.conversation import write_examples
 from memroute_env.datasets import SPLITS, Dataset
@@ -18,6 +19,8 @@ from memroute_eval.evaluate import AgentSpec, evaluate
 
 __all__ = ["run_demo"]
 
+_FRESH = 1_000_000
+"""Composer seeds from here on make no split."""
 _BASELINES = ("random", "constant", "keyword", "oracle")
 
 
@@ -46,7 +49,11 @@ def run_demo(
         splits[split] = Dataset(
             examples, taxonomy, name=str(out / "corpus"), split=split, checked=True
         )
-    trained = _train(splits, TrainConfig(seed=seed), out, progress)
+    config = TrainConfig(seed=seed)
+    # Half of the policy gradient's groups are conversations that nothing was fitted to.
+    new = config.gradient_iterations * config.groups // 2
+    fresh = Dataset(list(compose(new, seed=_FRESH + seed)), taxonomy, name="fresh", checked=True)
+    trained = _train(splits, fresh, config, out, progress)
     results = evaluate(
         [*_BASELINES, AgentSpec("local", LocalAgent(trained.policy))],
         splits["test"],
@@ -66,6 +73,7 @@ def run_demo(
 
 def _train(
     splits: dict[str, Dataset],
+    fresh: Dataset,
     config: TrainConfig,
     out: Path,
     progress: Callable[[str, int, int], None],
@@ -74,7 +82,9 @@ def _train(
     train, validation = splits["train"], splits["validation"]
     if (out / "state.npz").exists():
         try:
-            return train_policy(train, validation, config, out=out, resume=True, report=progress)
+            return train_policy(
+                train, validation, config, out=out, resume=True, fresh=fresh, report=progress
+            )
         except DataError:
             pass  # the state is another run's: begin anew
-    return train_policy(train, validation, config, out=out, report=progress)
+    return train_policy(train, validation, config, out=out, fresh=fresh, report=progress)
