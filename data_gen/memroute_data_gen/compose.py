@@ -12,17 +12,18 @@ hundred neighbouring conversations are dealt together, from (seed, number of the
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import chain, count
+from itertools import chain
 from random import Random
-from typing import Any, Generic, TypeVar
 
 from memroute_data_gen.authored import Bank, Utterance, load_bank
+from memroute_data_gen.deck import Card, Deck
+from memroute_data_gen.phrasing import GREETS, joined
+from memroute_data_gen.recipe import Recipe
 from memroute_data_gen.splits import normalise
 from memroute_env.conversation import Conversation, Example, Labels, Metadata, Turn
 from memroute_env.errors import OptionError
@@ -47,85 +48,6 @@ DOMAINS: Mapping[str, str] = {
 """Category to the benchmark's domain in which it is at home; `none` takes any."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What the composed conversations are like; every share is a probability in [0, 1].
-
-    Raises:
-        OptionError: If a share is out of range or the label shares do not sum to 1.
-    """
-
-    none: float = 0.15
-    """Share of conversations with nothing to store."""
-    one: float = 0.53
-    two: float = 0.25
-    three: float = 0.07
-    """Shares of conversations with one, two and three categories."""
-    distractors: tuple[float, float, float] = (0.42, 0.38, 0.20)
-    """Shares of conversations with no, one and two `none` exchanges beside the units."""
-    second_unit: float = 0.2
-    """One category: the chance that a second message shows it too."""
-    mixed_unit: float = 0.35
-    """Several categories: the chance that one message carries them all, where the bank has one."""
-    merged: float = 0.25
-    """The chance that two neighbouring user messages are sent as one."""
-    bridge: float = 0.55
-    """The chance that a change of subject is announced ("By the way, ...")."""
-    own_reply: float = 0.2
-    """Statements: the chance of the reply that was written for them rather than a shared
-    acknowledgement. Questions, requests and small talk always have their own."""
-    opening: float = 0.12
-    """The chance that the conversation opens with a greeting."""
-    closing: float = 0.35
-    """The chance that the user closes it."""
-    last_reply: float = 0.6
-    """The chance that the assistant has the last word."""
-    max_turns: int = 12
-
-    def __post_init__(self) -> None:
-        """Check the shares once."""
-        for item in fields(self):
-            value = getattr(self, item.name)
-            for share in value if isinstance(value, tuple) else (value,):
-                if item.name != "max_turns" and not 0 <= share <= 1:
-                    raise OptionError(f"recipe: {item.name} must be in [0, 1], got {value}")
-        for name, shares in (
-            ("none + one + two + three", (self.none, self.one, self.two, self.three)),
-            ("distractors", self.distractors),
-        ):
-            if abs(sum(shares) - 1) > 1e-9:
-                raise OptionError(f"recipe: {name} must sum to 1, got {sum(shares):g}")
-        if self.max_turns < 4:
-            raise OptionError(f"recipe: max_turns must be at least 4, got {self.max_turns}")
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
-        """A recipe from plain data, such as a TOML file.
-
-        Raises:
-            OptionError: For an unknown key or a value of the wrong type.
-        """
-        known = {item.name for item in fields(cls)}
-        for key, value in data.items():
-            if key not in known:
-                raise OptionError(f"recipe: unknown key {key!r}; known: {', '.join(sorted(known))}")
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number and not (key == "distractors" and isinstance(value, list | tuple)):
-                raise OptionError(f"recipe: {key}: a number is needed, got {value!r}")
-        values = dict(data)
-        if "distractors" in values:
-            try:
-                shares = tuple(float(share) for share in values["distractors"])
-            except (TypeError, ValueError):
-                shares = ()
-            if len(shares) != 3:
-                raise OptionError("recipe: distractors: three shares are needed (none, one, two)")
-            values["distractors"] = shares
-        return cls(**values)
-
-
-_Card = TypeVar("_Card")
-
 _HUNDRED = 100
 """Conversations that are dealt together."""
 _ANSWERED = ("question", "request")
@@ -135,23 +57,6 @@ _CLOSING = (0.2, 0.15, 0.65)
 _CLOSERS = ("train", "validation", "train", "test")
 _SLOT = re.compile(r"\{(\w+?)(2?)\}")
 _WHOLE_CONVERSATION = frozenset(("company", "product", "competitor"))
-_GREETS = re.compile(
-    r"(?:hi|hiya|hey|hello|morning|evening|good|okay|ok|oh|btw|by the way|also|anyway|right|so|"
-    r"well|quick|sorry|thanks|thank|merci|cheers|and|but|hm+|ugh|uff|lol|yes|yep|no|listen|look|"
-    r"actually|before i forget|just so|one more|update|brilliant|great|perfect|all good)\b",
-    re.I,
-)
-"""A message that starts like this brings its own opening or bridge."""
-_COMMON = frozenset(
-    """a after all an any anybody anyone anything are as at because before being both by can could
-    did do does during each every everybody everyone everything for from had has have he here
-    here's how if in is it it'll it's its just last let's make most my next nobody none not nothing
-    now on once one our please put she should since some somebody someone something still that
-    that's the their then there there's these they they're this those to today tomorrow two until
-    was we we'd we'll we're we've were what what's whatever when whenever where whether which while
-    who whoever whose why will with would yesterday you you're your""".split()
-)
-"""First words that are not names and so lose their capital behind a comma."""
 
 
 @dataclass(slots=True)
@@ -167,48 +72,18 @@ class _Part:
     """Says thanks or goodbye: the last of its conversation."""
 
 
-class _Deck(Generic[_Card]):
-    """A pool in an endless order: everything once, then everything again, shuffled anew.
-
-    Args:
-        cards: The pool.
-        key: Seed of the order.
-        hand: _Cards that a hundred conversations may take before they reach into the next hand.
-    """
-
-    def __init__(self, cards: Sequence[_Card], key: str, hand: float) -> None:
-        self.cards, self._key = cards, key
-        self._hand = math.ceil(hand + 3 * math.sqrt(hand))
-        self._orders: dict[int, list[_Card]] = {}
-
-    def hand(self, number: int) -> Iterator[_Card]:
-        """The cards of hundred `number`, without end."""
-        for position in count(number * self._hand):
-            turn, place = divmod(position, len(self.cards))
-            yield self._order(turn)[place]
-
-    def _order(self, turn: int) -> list[_Card]:
-        if turn not in self._orders:
-            if len(self._orders) > 2:
-                self._orders.clear()
-            order = list(self.cards)
-            Random(f"{self._key}:{turn}").shuffle(order)
-            self._orders[turn] = order
-        return self._orders[turn]
-
-
 @dataclass(slots=True)
 class _Decks:
     """A split of the bank, ready to be dealt."""
 
-    single: list[_Deck[Utterance]]
+    single: list[Deck[Utterance]]
     """One for each category."""
-    mixed: dict[int, _Deck[Utterance]]
+    mixed: dict[int, Deck[Utterance]]
     """Number of categories to the messages that carry as many."""
-    none: _Deck[Utterance]
-    thanks: _Deck[str]
+    none: Deck[Utterance]
+    thanks: Deck[str]
     """Closing remarks: even those belong to one split."""
-    leaving: _Deck[str]
+    leaving: Deck[str]
 
 
 @dataclass(slots=True)
@@ -370,9 +245,9 @@ class Composer:
 
     def _bridged(self, rng: Random, text: str) -> str:
         """The message with a bridge from another subject, where it can take one."""
-        if _GREETS.match(text):
+        if GREETS.match(text):
             return text
-        return _joined(rng.choice(self.bank.replies["bridge"]), text)
+        return joined(rng.choice(self.bank.replies["bridge"]), text)
 
     def _finish(self, rng: Random, index: int, parts: list[_Part], closing: str) -> Example:
         """Turns with replies, opening, bridges and closing; labels, evidence and distractors."""
@@ -382,8 +257,8 @@ class Composer:
         distractors: list[int] = []
         mask = 0
         spoken: set[str] = set()
-        if rng.random() < recipe.opening and not _GREETS.match(parts[0].text):
-            parts[0].text = _joined(rng.choice(replies["opening"]), parts[0].text)
+        if rng.random() < recipe.opening and not GREETS.match(parts[0].text):
+            parts[0].text = joined(rng.choice(replies["opening"]), parts[0].text)
         for part in parts:
             position = len(turns)
             if position and not part.ends and rng.random() < recipe.bridge:
@@ -439,18 +314,6 @@ def _different(hand: Iterator[Utterance], wanted: int) -> list[Utterance]:
     return cards
 
 
-def _joined(lead: str, text: str) -> str:
-    """An opening or a bridge in front of a message, in the message's own manner of writing."""
-    if text[0].islower():
-        lead = lead[0].lower() + lead[1:] if not lead.startswith(("I ", "I'")) else lead
-    elif lead[-1] not in ".!?:…":
-        word = re.match(r"[\w']+", text)
-        if word is None or word[0].lower() not in _COMMON:
-            return text
-        text = text[0].lower() + text[1:]
-    return f"{lead} {text}"
-
-
 def _decks(bank: Bank, split: str, num_storing: int, seed: int, recipe: Recipe) -> _Decks:
     single: list[list[Utterance]] = [[] for _ in range(num_storing)]
     mixed: dict[int, list[Utterance]] = {}
@@ -472,8 +335,8 @@ def _decks(bank: Bank, split: str, num_storing: int, seed: int, recipe: Recipe) 
         texts = bank.replies[name]
         return [text for i, text in enumerate(texts) if _CLOSERS[i % len(_CLOSERS)] == split]
 
-    def deck(cards: Sequence[_Card], name: str, share: float) -> _Deck[_Card]:
-        return _Deck(cards, f"{seed}:{split}:{name}", _HUNDRED * share)
+    def deck(cards: Sequence[Card], name: str, share: float) -> Deck[Card]:
+        return Deck(cards, f"{seed}:{split}:{name}", _HUNDRED * share)
 
     apart = 1 - recipe.mixed_unit
     loose = recipe.one * (1 + recipe.second_unit) + apart * (2 * recipe.two + 3 * recipe.three)
