@@ -96,6 +96,8 @@ def test_another_model_in_its_place_is_refused(
 
 
 def test_what_is_no_encoder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(AgentError, match="'/no/where': no such folder"):
+        SentenceEncoder("/no/where")(["we"])
     with pytest.raises(AgentError, match=r"tokenizer\.json and model\.onnx"):
         SentenceEncoder(str(tmp_path))(["we"])
     (tmp_path / "model.onnx").write_bytes(b"not a model")

@@ -47,7 +47,7 @@ class SentenceEncoder:
     @property
     def sha256(self) -> str:
         """Hash of the model file."""
-        self._load()
+        self.load()
         return self._sha256
 
     def __call__(self, texts: Sequence[str]) -> FloatArray:
@@ -57,7 +57,7 @@ class SentenceEncoder:
             AgentError: If the model cannot be read or is not the expected one.
             MissingDependencyError: Without the extra `embed`.
         """
-        self._load()
+        self.load()
         distinct = sorted(set(texts), key=len)
         parts = [
             self._embed(distinct[start : start + _BATCH])
@@ -70,7 +70,7 @@ class SentenceEncoder:
     @property
     def width(self) -> int:
         """E."""
-        self._load()
+        self.load()
         return int(self._embed([""]).shape[1])
 
     def _embed(self, texts: list[str]) -> FloatArray:
@@ -88,7 +88,8 @@ class SentenceEncoder:
         length = np.linalg.norm(states, axis=1, keepdims=True)
         return (states / np.maximum(length, 1e-9)).astype(np.float32)
 
-    def _load(self) -> None:
+    def load(self) -> None:
+        """Read the model, if that has not been done: errors as when it is called."""
         with self._lock:
             if self._session is not None:
                 return
@@ -130,6 +131,8 @@ def _folder_of(name: str) -> Path:
     folder = Path(name)
     if folder.is_dir():
         return folder
+    if folder.is_absolute() or name.startswith(".") or name.count("/") > 1:
+        raise AgentError(f"sentence encoder {name!r}: no such folder")
     try:
         from huggingface_hub import snapshot_download
     except ImportError:

@@ -177,16 +177,15 @@ class _Run:
         identity = [[d.sha256 for d in train], validation.sha256, asdict(config), start]
         identity += [fresh.sha256] if fresh is not None else []
         self.folder = RunFolder(out, json.dumps(identity, sort_keys=True), resume)
+        sentences = SentenceEncoder(config.sentence_encoder) if config.sentence_encoder else None
+        if sentences is not None:
+            sentences.load()  # a wrong name is found before the work, not after it
         features = extract([e.conversation for e in self.examples], config.features)
         if warm_start is None:
             encoder = Encoder.fit(features, config.features, config.min_count)
-            if config.sentence_encoder:
+            if sentences is not None:
                 self.report("embedding sentences", 0, 1)
-                view = SentenceView.fit(
-                    SentenceEncoder(config.sentence_encoder),
-                    features.user_sentences,
-                    config.sentence_scale,
-                )
+                view = SentenceView.fit(sentences, features.user_sentences, config.sentence_scale)
                 encoder = replace(encoder, sentences=view)
             self.policy = LocalPolicy.untrained(self.family, encoder, config.pooling)
         else:
