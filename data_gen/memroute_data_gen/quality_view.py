@@ -104,7 +104,7 @@ def write_page(report: QualityReport, source: str, path: Path) -> None:
 def _bars(name: str, counts: dict[str, int]) -> str:
     """A horizontal bar chart with its numbers as labels."""
     most = max(counts.values()) or 1
-    left = 12 + 7 * max(map(len, counts))  # wide enough for the longest label
+    left = 20 + 7 * max(map(len, counts))  # wide enough for the longest label, wide letters too
     bars = "".join(
         f'<text x="{left - 8}" y="{20 * i + 15}" text-anchor="end">{escape(key)}</text>'
         f'<rect x="{left}" y="{20 * i + 4}" width="{400 * count / most:.1f}" height="14" '
