@@ -211,7 +211,7 @@ def main() -> None:
         "| estimator | F1 | exact | reward |\n|---|---|---|---|\n"
         + "\n".join(estimators())
         + "\n\nWhy it does not help: the exact gradient followed over the whole training split "
-        "goes on raising the expected reward there, and validation data does not notice. The "
+        "goes on raising the expected reward there, while validation data loses a little. The "
         "supervised policy already answers with the set of the highest expected reward; what it "
         "gets wrong, it gets wrong because it has not seen the words, which no reward on the same "
         "conversations tells it.\n\n"
