@@ -16,17 +16,16 @@ pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("default")]
     ("env_id", "gain"), [("MemoryRoutingFeatures-v0", 0.03), ("MemoryRoutingDiscrete-v0", 0.02)]
 )
 def test_ppo_learns_more_than_chance(env_id: str, gain: float) -> None:
-    """Chance is 0.31 over sets of at most three; the best constant, where PPO ends, is 0.34."""
+    """Both are measured on every conversation of the split, once."""
     from stable_baselines3 import PPO
 
     env = gym.make(env_id, split="validation", feature_dim=64)
     model = PPO("MlpPolicy", env, n_steps=256, batch_size=64, seed=0, device="cpu", gamma=0.0)
-    rng = np.random.default_rng(0)
 
     def mean_reward(trained: bool) -> float:
         rewards = []
-        for index in rng.integers(0, len(env.unwrapped.dataset), 400):  # type: ignore[attr-defined]
-            observation, _ = env.reset(options={"index": int(index)})
+        for index in range(len(env.unwrapped.dataset)):  # type: ignore[attr-defined]
+            observation, _ = env.reset(options={"index": index})
             action = (
                 model.predict(observation, deterministic=True)[0]
                 if trained
@@ -37,5 +36,5 @@ def test_ppo_learns_more_than_chance(env_id: str, gain: float) -> None:
 
     env.action_space.seed(0)
     chance = mean_reward(trained=False)
-    model.learn(8_192)
+    model.learn(16_384)
     assert mean_reward(trained=True) > chance + gain
