@@ -142,7 +142,7 @@ def test_the_sampled_gradient_converges_to_the_exact_one_of_the_list() -> None:
         np.arange(3), LISTED.logits(scores, sizes)
     )
     sampled = FactorisedReward(
-        FACTORISED, lambda chosen, masks: reward.score_masks(masks, gold[chosen]), 256, (3,)
+        lambda chosen, masks: reward.score_masks(masks, gold[chosen]), 256, (3,), family=FACTORISED
     )
     logits = FACTORISED.logits(scores, sizes)
     mean = np.mean([sampled(np.arange(3), logits).gradient for _ in range(300)], axis=0)
@@ -155,7 +155,12 @@ def test_penalties_pull_towards_the_reference() -> None:
     scores, sizes = some_logits()
     logits, reference = FACTORISED.logits(scores, sizes), FACTORISED.logits(0 * scores, sizes)
     indifferent = FactorisedReward(
-        FACTORISED, lambda chosen, masks: np.zeros(len(masks)), 4_096, (4,), reference, 1.0
+        lambda chosen, masks: np.zeros(len(masks)),
+        4_096,
+        (4,),
+        reference,
+        1.0,
+        family=FACTORISED,
     )
     before = indifferent(np.arange(3), logits).kl
     for _ in range(30):

@@ -16,15 +16,14 @@ polynomials as the normaliser of a distribution over subsets of given size: Chen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from memroute_agents.local.objectives import Loss, Play, group_advantages
+from memroute_agents.local.objectives import GroupReward, Loss, group_advantages
 from memroute_agents.local.sets import MAX_SIZE, Objective, softmax
 from memroute_env.reward import Reward, RewardConfig
 from memroute_env.taxonomy import Taxonomy
@@ -253,29 +252,15 @@ class FactorisedCrossEntropy:
 
 
 @dataclass
-class FactorisedReward:
+class FactorisedReward(GroupReward):
     """Policy gradient from groups of answers, with the group mean as baseline.
 
     The penalties (KL divergence from the reference, entropy) are paid as part of each answer's
-    reward, as language-model trainers do; the reported KL divergence and entropy are exact.
+    reward, as language-model trainers do; the reported KL divergence and entropy are exact. The
+    reference is given as logits, (all, C + Z).
     """
 
-    family: FactorisedFamily
-    play: Play
-    group_size: int
-    seed: Sequence[int]
-    reference: FloatArray | None = None
-    """(all, C + Z) logits of the supervised policy."""
-    kl_weight: float = 0.0
-    entropy_weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Begin with epoch 0."""
-        self.start_epoch(0)
-
-    def start_epoch(self, epoch: int) -> None:
-        """Draw as epoch `epoch` does."""
-        self.rng = np.random.default_rng([*self.seed, epoch])
+    family: FactorisedFamily = field(kw_only=True)
 
     def __call__(self, chosen: IntArray, logits: FloatArray) -> Loss:
         """One on-policy group for each conversation."""

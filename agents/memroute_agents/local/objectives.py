@@ -19,6 +19,7 @@ from memroute_agents.local.sets import softmax
 __all__ = [
     "CrossEntropy",
     "ExactReward",
+    "GroupReward",
     "Loss",
     "Objective",
     "Play",
@@ -134,20 +135,17 @@ class ExactReward:
 
 
 @dataclass
-class SampledReward:
-    """Importance-sampled policy gradient with a group mean as baseline.
+class GroupReward:
+    """What every sampled estimator holds: how answers are played, and what they are penalised for.
 
-    For each conversation a group of answers is drawn from the behaviour policy (the logits that
-    `refresh` saw), played through the environment, and weighted by `(reward - group mean) ·
-    p(answer) / behaviour(answer)`: what the language-model agent does, and what any agent can do
-    that sees only rewards.
+    Draws of epoch e depend on (seed, e) alone, so that a resumed run draws the same.
     """
 
     play: Play
     group_size: int
     seed: Sequence[int]
-    """Draws of epoch e depend on (seed, e) alone, so that a resumed run draws the same."""
     reference: FloatArray | None = None
+    """(all, any): the supervised policy, in the form that the estimator compares with."""
     kl_weight: float = 0.0
     entropy_weight: float = 0.0
 
@@ -158,6 +156,17 @@ class SampledReward:
     def start_epoch(self, epoch: int) -> None:
         """Draw as epoch `epoch` does."""
         self.rng = np.random.default_rng([*self.seed, epoch])
+
+
+@dataclass
+class SampledReward(GroupReward):
+    """Importance-sampled policy gradient with a group mean as baseline.
+
+    For each conversation a group of answers is drawn from the behaviour policy (the logits that
+    `draw` saw), played through the environment, and weighted by `(reward - group mean) ·
+    p(answer) / behaviour(answer)`: what the language-model agent does, and what any agent can do
+    that sees only rewards. The reference is given as log-probabilities, (all, K).
+    """
 
     def __call__(self, chosen: IntArray, logits: FloatArray) -> Loss:
         """One on-policy group for each conversation: behaviour and policy coincide."""

@@ -24,7 +24,13 @@ from memroute_agents.local.factorised import (
     FactorisedReward,
 )
 from memroute_agents.local.features import FeatureConfig, extract
-from memroute_agents.local.objectives import CrossEntropy, ExactReward, Objective, SampledReward
+from memroute_agents.local.objectives import (
+    CrossEntropy,
+    ExactReward,
+    GroupReward,
+    Objective,
+    SampledReward,
+)
 from memroute_agents.local.optimise import EpochReport, Optimiser, Schedule
 from memroute_agents.local.play import EnvironmentPlay
 from memroute_agents.local.policy import Encoded, Encoder, LocalPolicy, SentenceView
@@ -257,7 +263,7 @@ class _Run:
         self.folder.restore(stage, optimiser)
         while optimiser.epoch < schedule.epochs:
             self.report(stage, optimiser.epoch, schedule.epochs)
-            if isinstance(objective, SampledReward | FactorisedReward):
+            if isinstance(objective, GroupReward):
                 objective.start_epoch(optimiser.epoch)
             self._log(stage, optimiser.run_epoch(objective))
             self.folder.save(stage, optimiser)
@@ -354,7 +360,7 @@ class _Run:
         play = EnvironmentPlay(examples, self.family)
         rest = (self.config.group_size, (self.config.seed, stream), reference)
         if isinstance(self.family, FactorisedFamily):
-            return FactorisedReward(self.family, play, *rest, kl_weight, entropy_weight)
+            return FactorisedReward(play, *rest, kl_weight, entropy_weight, family=self.family)
         return SampledReward(play, *rest, kl_weight, entropy_weight)
 
     def _reference(self, data: Encoded, block: int = 2048) -> npt.NDArray[np.float32]:
