@@ -11,7 +11,7 @@ import pytest
 
 from memroute_agents.agent import AgentContext, create_agent
 from memroute_agents.local.objectives import CrossEntropy, ExactReward, SampledReward
-from memroute_agents.local.policy import Encoded, LocalPolicy
+from memroute_agents.local.policy import Encoded, Evidence, LocalPolicy
 from memroute_agents.local.router import LocalAgent
 from memroute_agents.local.sets import SetFamily, softmax
 from memroute_env import AgentError, Conversation, Dataset, Reward, Taxonomy, load_taxonomy
@@ -81,14 +81,43 @@ def test_decisions_maximise_what_they_are_asked_to(trained: LocalPolicy, held_ou
             assert expected[k, n] == pytest.approx(expected[:, n].max(), abs=1e-5)
 
 
-def test_attention_is_a_distribution_over_sentences(
+def test_attention_is_a_distribution_over_sentences_and_turns(
     trained: LocalPolicy, held_out: Dataset
 ) -> None:
     batch = batch_of(trained, held_out, 30)
-    attention = trained.forward(batch).attention
-    assert attention.shape == (len(batch.turns), 13)
-    sums = np.add.reduceat(attention, batch.starts[:-1], axis=0)
+    forward = trained.forward(batch)
+    assert forward.sentences.shape == (len(batch.row_norm), 13)
+    assert forward.turns.shape == (len(batch.turns), 13)
+    attention = forward.attention(batch)
+    assert (attention >= forward.turns).all()
+    sums = np.add.reduceat(attention, batch.turn_starts[:-1], axis=0)
     assert np.allclose(sums, 1, atol=1e-5)
+
+
+def test_rows_turns_and_conversations_fit_together(trained: LocalPolicy, held_out: Dataset) -> None:
+    batch = batch_of(trained, held_out, 30)
+    for n, example in enumerate(held_out[:30]):
+        mine = slice(batch.turn_starts[n], batch.turn_starts[n + 1])
+        said = [t for t, turn in enumerate(example.conversation.turns) if turn.role == "user"]
+        assert batch.turns[mine].tolist() == said
+        assert batch.turn_rows[batch.turn_starts[n]] == batch.starts[n]
+    assert batch.turn_rows[-1] == batch.starts[-1] == len(batch.row_norm)
+    chosen = np.array([7, 0, 29])
+    taken, alone = batch.take(chosen), trained.encoder([held_out[7].conversation])
+    assert taken.turns[: len(alone.turns)].tolist() == alone.turns.tolist()
+    assert taken.turn_rows[: len(alone.turn_rows)].tolist() == alone.turn_rows.tolist()
+    assert np.allclose(trained.logits(taken), trained.logits(batch)[chosen], atol=1e-5)
+
+
+def test_thinning_leaves_the_mean_as_it_is(trained: LocalPolicy, held_out: Dataset) -> None:
+    batch = batch_of(trained, held_out, 5)
+    rng = np.random.default_rng(0)
+    draws = [batch.thinned(0.3, rng) for _ in range(400)]
+    dropped = np.mean([(thin.user.data == 0).mean() for thin in draws])
+    assert dropped == pytest.approx(0.3, abs=0.01)
+    mean = np.mean([thin.user.data for thin in draws], axis=0)
+    assert np.allclose(mean, batch.user.data, rtol=0.25)
+    assert mean.sum() == pytest.approx(batch.user.data.sum(), rel=0.01)
 
 
 # Gradients ----------------------------------------------------------------------------------------
@@ -151,6 +180,32 @@ def test_the_gradient_is_that_of_the_loss(
         expected = numeric(loss, array, places)
         for place, value in zip(places, expected, strict=True):
             assert found[place] == pytest.approx(value, rel=0.05, abs=3e-4), (name, place)
+
+
+def test_the_gradient_of_the_evidence_is_that_of_its_loss(
+    random_policy: LocalPolicy, train: Dataset
+) -> None:
+    policy = double(random_policy)
+    batch = batch_of(policy, train)
+    evidence = Evidence(np.random.default_rng(2).random((len(batch.turns), 13)) < 0.3, 2.0)
+    first = batch.turn_starts[:-1]
+    has = np.logical_or.reduceat(evidence.turns, first, axis=0)
+    assert 0 < has.mean() < 1
+
+    def loss() -> float:
+        attention = policy.forward(batch).attention(batch)
+        on_evidence = np.add.reduceat(np.where(evidence.turns, attention, 0), first, axis=0)
+        # Scores are over tau: the step of a weight is 1 / tau of that of a score.
+        return policy.pooling * -2.0 * float(np.log(on_evidence[has]).sum()) / batch.size
+
+    forward = policy.forward(batch)
+    gradient = policy.gradient(batch, forward, np.zeros_like(forward.logits), evidence).linear
+    assert not gradient[:, :13].any()
+    largest = np.abs(gradient).ravel().argsort()[::-1][:12]
+    places = [tuple(int(i) for i in np.unravel_index(f, gradient.shape)) for f in largest]
+    expected = numeric(loss, policy.parameters.linear, places)
+    for place, value in zip(places, expected, strict=True):
+        assert gradient[place] == pytest.approx(value, rel=0.05, abs=3e-4), place
 
 
 def test_the_sampled_gradient_converges_to_the_exact_one(

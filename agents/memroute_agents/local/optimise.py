@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memroute_agents.local.objectives import Loss, Objective
-from memroute_agents.local.policy import Encoded, LocalPolicy, Parameters
+from memroute_agents.local.policy import Encoded, Evidence, LocalPolicy, Parameters
 
 __all__ = ["EpochReport", "Optimiser", "Schedule"]
 
@@ -37,7 +37,9 @@ class Schedule:
     warm_up: int = 50
     """Steps until the peak."""
     evidence_weight: float = 0.0
-    """How much the authored evidence teaches the sentences' attention, where there is some."""
+    """How much the authored evidence teaches the attention, where there is some."""
+    dropout: float = 0.0
+    """Share of the n-grams that each step does not see, others for every step."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Optimiser:
         data: All training conversations, encoded.
         schedule: Step sizes and number of epochs.
         seed: Order of the examples: epoch e depends on (seed, e) alone.
-        evidence: (S, C) boolean: rows of `data.user` that show a category; optional.
+        evidence: (T, C) boolean: turns of `data` that show a category; optional.
     """
 
     def __init__(
@@ -106,15 +108,16 @@ class Optimiser:
     def step(self, objective: Objective, chosen: IntArray) -> Loss:
         """One step on some conversations; the number of steps so far sets its size."""
         batch = self.data.take(chosen)
+        if self.schedule.dropout:
+            rng = np.random.default_rng([self.seed, 5, self._steps])
+            batch = batch.thinned(self.schedule.dropout, rng)
         forward = self.policy.forward(batch)
         loss = objective(chosen, forward.logits)
-        attention = None
+        evidence = None
         if self.evidence is not None:
-            rows = self.data.rows_of(chosen)
-            attention = self.schedule.evidence_weight * _evidence_gradient(
-                forward.attention, self.evidence[rows], batch.starts
-            )
-        gradient = self.policy.gradient(batch, forward, loss.gradient, attention)
+            turns = self.data.turns_of(chosen)
+            evidence = Evidence(self.evidence[turns], self.schedule.evidence_weight)
+        gradient = self.policy.gradient(batch, forward, loss.gradient, evidence)
         self._apply(gradient)
         return loss
 
@@ -152,19 +155,3 @@ class Optimiser:
             array[...] = state[f"v_{name}"]
         self.epoch = int(state["epoch"])
         self._steps = self.epoch * self.steps_per_epoch
-
-
-def _evidence_gradient(
-    attention_SC: FloatArray, evidence_SC: npt.NDArray[np.bool_], starts: IntArray
-) -> FloatArray:
-    """Gradient of -log(attention on the evidence), summed over gold categories, mean over N.
-
-    With attention a and evidence rows E: d/dz = a - a·1[E] / sum_E(a).
-    """
-    lengths = np.diff(starts)
-    marked = np.where(evidence_SC, attention_SC, 0)
-    on_evidence = np.add.reduceat(marked, starts[:-1], axis=0)
-    has = np.add.reduceat(evidence_SC, starts[:-1], axis=0) > 0
-    share = np.repeat(np.where(has, 1 / np.maximum(on_evidence, 1e-6), 0), lengths, axis=0)
-    keep = np.repeat(has, lengths, axis=0)
-    return ((attention_SC * keep - marked * share) / len(lengths)).astype(np.float32)

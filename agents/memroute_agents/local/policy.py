@@ -2,15 +2,16 @@
 
 Score of category c for a conversation with user sentences s and assistant text a::
 
-    score_c =  <user_c, sum_s x_s> / |sum|          the user's words as a whole
-             + <assistant_c, x_a> / |x_a|           what the assistant said
-             + tau * log mean_s exp(<sentence_c, x_s> / |x_s| / tau)
+    score_c =  <user_c, sum_s x_s> / |sum|              the user's words as a whole
+             + <assistant_c, x_a> / |x_a|               what the assistant said
+             + tau * log mean_i exp(<part_c, x_i> / |x_i| / tau)
              + bias_c
 
 where x are idf-weighted n-gram counts, optionally beside a sentence embedding e_s that counts as
 `scale · |x_s| · (e_s - mean)` (`memroute_agents.local.sentences`). The third term is
-multiple-instance pooling: a conversation shows a category if one of its sentences does, and the
-sentences' softmax weights are the evidence.
+multiple-instance pooling: a conversation shows a category if one of its parts does. The parts are
+the user's sentences and the user's turns (a fact may take two sentences), a turn being the sum of
+its sentences; the parts' softmax weights are the evidence.
 The logit of a set is the sum of its categories' scores plus a bias for its size; the exclusive
 category competes as one of its own.
 """
@@ -31,7 +32,7 @@ from memroute_agents.local.sets import AnswerFamily, Objective
 from memroute_env.conversation import Conversation
 from memroute_env.taxonomy import Taxonomy
 
-__all__ = ["Encoded", "Encoder", "Forward", "LocalPolicy", "Parameters", "SentenceView"]
+__all__ = ["Encoded", "Encoder", "Evidence", "Forward", "LocalPolicy", "Parameters", "SentenceView"]
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -45,9 +46,15 @@ class Encoded(NamedTuple):
     starts: IntArray
     """(N + 1,): rows of conversation n are `starts[n]:starts[n + 1]`."""
     turns: IntArray
-    """(S,): the turn of each row."""
+    """(T,): the user's turns, by their position in the conversation."""
+    turn_rows: IntArray
+    """(T + 1,): rows of turn t are `turn_rows[t]:turn_rows[t + 1]`."""
+    turn_starts: IntArray
+    """(N + 1,): turns of conversation n are `turn_starts[n]:turn_starts[n + 1]`."""
     row_norm: FloatArray
     """(S, 1): 1 / length of each row."""
+    turn_norm: FloatArray
+    """(T, 1): 1 / length of each turn's rows together."""
     whole_norm: FloatArray
     """(N, 1): 1 / length of the user's rows together."""
     assistant: sparse.csr_matrix
@@ -60,11 +67,9 @@ class Encoded(NamedTuple):
         """N."""
         return len(self.starts) - 1
 
-    def rows_of(self, chosen: IntArray) -> IntArray:
-        """The rows of some conversations, one after another."""
-        lengths = self.starts[chosen + 1] - self.starts[chosen]
-        ahead = np.cumsum(lengths) - lengths
-        return np.arange(lengths.sum()) + np.repeat(self.starts[chosen] - ahead, lengths)
+    def turns_of(self, chosen: IntArray) -> IntArray:
+        """The turns of some conversations, one after another."""
+        return _ranges(self.turn_starts, chosen)[0]
 
     def join(self, other: Encoded) -> Encoded:
         """These conversations, then others of the same encoder."""
@@ -72,7 +77,10 @@ class Encoded(NamedTuple):
             sparse.csr_matrix(sparse.vstack([self.user, other.user])),
             np.concatenate([self.starts, self.starts[-1] + other.starts[1:]]),
             np.concatenate([self.turns, other.turns]),
+            np.concatenate([self.turn_rows, self.turn_rows[-1] + other.turn_rows[1:]]),
+            np.concatenate([self.turn_starts, self.turn_starts[-1] + other.turn_starts[1:]]),
             np.concatenate([self.row_norm, other.row_norm]),
+            np.concatenate([self.turn_norm, other.turn_norm]),
             np.concatenate([self.whole_norm, other.whole_norm]),
             sparse.csr_matrix(sparse.vstack([self.assistant, other.assistant])),
             np.concatenate([self.dense, other.dense]),
@@ -80,18 +88,44 @@ class Encoded(NamedTuple):
 
     def take(self, chosen: IntArray) -> Encoded:
         """The same for some conversations, in the given order."""
-        lengths = self.starts[chosen + 1] - self.starts[chosen]
-        starts = np.concatenate([[0], np.cumsum(lengths)])
-        rows = self.rows_of(chosen)
+        rows, starts = _ranges(self.starts, chosen)
+        turns, turn_starts = _ranges(self.turn_starts, chosen)
+        _, turn_rows = _ranges(self.turn_rows, turns)
         return Encoded(
             self.user[rows],
             starts,
-            self.turns[rows],
+            self.turns[turns],
+            turn_rows,
+            turn_starts,
             self.row_norm[rows],
+            self.turn_norm[turns],
             self.whole_norm[chosen],
             self.assistant[chosen],
             self.dense[rows],
         )
+
+    def thinned(self, dropout: float, rng: np.random.Generator) -> Encoded:
+        """The same without a random share of the n-grams, the others weighted up in turn."""
+        return self._replace(
+            user=_thinned(self.user, dropout, rng),
+            assistant=_thinned(self.assistant, dropout, rng),
+        )
+
+
+def _ranges(starts: IntArray, chosen: IntArray) -> tuple[IntArray, IntArray]:
+    """The members of some ranges `starts[i]:starts[i + 1]`, and where each range starts in them."""
+    lengths = starts[chosen + 1] - starts[chosen]
+    ends = np.cumsum(lengths)
+    members = np.arange(lengths.sum()) + np.repeat(starts[chosen] - ends + lengths, lengths)
+    return members, np.concatenate([[0], ends])
+
+
+def _thinned(
+    counts: sparse.csr_matrix, dropout: float, rng: np.random.Generator
+) -> sparse.csr_matrix:
+    kept = rng.random(len(counts.data), dtype=np.float32) >= dropout
+    data = counts.data * (kept / np.float32(1 - dropout))
+    return sparse.csr_matrix((data, counts.indices, counts.indptr), counts.shape)
 
 
 @dataclass(frozen=True)
@@ -159,7 +193,12 @@ class Encoder:
         # A row's sum of count · idf²: its squared length if each of its n-grams occurs once.
         sums = np.concatenate([[0.0], np.cumsum(data * self.idf[columns], dtype=float)])[indptr]
         squared = (sums[1:] - sums[:-1]).astype(np.float32)
+        first = np.ones(rows, np.bool_)  # of its turn
+        first[1:] = np.diff(features.user_conversation) != 0
+        first[1:] |= np.diff(features.user_turn) != 0
+        turn_rows = np.append(np.flatnonzero(first), rows)
         whole = np.add.reduceat(squared[:rows], starts[:-1]) if n else np.zeros(0)
+        turn = np.add.reduceat(squared[:rows], turn_rows[:-1]) if n else np.zeros(0)
         norms = _inverse_root(squared)
         cut, width = indptr[rows], len(self.idf)
         spoken = data[cut:] * np.repeat(norms[rows:], np.diff(indptr[rows:]))
@@ -170,8 +209,11 @@ class Encoder:
         return Encoded(
             sparse.csr_matrix((data[:cut], columns[:cut], indptr[: rows + 1]), (rows, width)),
             starts,
-            features.user_turn,
+            features.user_turn[turn_rows[:-1]],
+            turn_rows,
+            np.searchsorted(turn_rows, starts),
             norms[:rows, None],
+            _inverse_root(turn)[:, None],
             _inverse_root(whole)[:, None],
             sparse.csr_matrix((spoken, columns[cut:], indptr[rows:] - cut), (n, width)),
             dense,
@@ -207,7 +249,7 @@ class Parameters:
     """What is learnt. Shapes: D columns, C categories (exclusive last), Z set sizes; float32."""
 
     linear: FloatArray
-    """(D, 2C): weights of the user's words as a whole, then of single sentences."""
+    """(D, 2C): weights of the user's words as a whole, then in the parts."""
     assistant: FloatArray
     """(D, C)."""
     dense: FloatArray
@@ -250,8 +292,42 @@ class Forward(NamedTuple):
     """(N, C)."""
     logits: FloatArray
     """The family's logits, a row for each conversation."""
-    attention: FloatArray
-    """(S, C): each sentence's share in its conversation's pooled score; sums to 1."""
+    sentences: FloatArray
+    """(S, C): each sentence's share in its conversation's pooled score ..."""
+    turns: FloatArray
+    """(T, C): ... and each turn's; together they sum to 1."""
+
+    def attention(self, batch: Encoded) -> FloatArray:
+        """(T, C): the share of each turn with its sentences."""
+        return self.turns + np.add.reduceat(self.sentences, batch.turn_rows[:-1], axis=0)
+
+
+class Evidence(NamedTuple):
+    """Turns that are known to show a category: what the attention should rest on.
+
+    The loss is -log(attention on these turns and their sentences), summed over the categories that
+    have any, mean over conversations, times `weight`.
+    """
+
+    turns: npt.NDArray[np.bool_]
+    """(T, C)."""
+    weight: float
+
+    def gradient(self, batch: Encoded, forward: Forward) -> tuple[FloatArray, FloatArray]:
+        """With respect to the parts' scores over tau: of sentences (S, C), of turns (T, C).
+
+        With attention a and evidence E: d/dz = a - a·1[E] / sum_E(a).
+        """
+        first = batch.turn_starts[:-1]
+        marked = np.where(self.turns, forward.attention(batch), 0)
+        on_evidence = np.add.reduceat(marked, first, axis=0)
+        has = np.logical_or.reduceat(self.turns, first, axis=0)
+        share = np.where(has, 1 / np.maximum(on_evidence, 1e-6), 0)
+        lengths = np.diff(batch.turn_starts)
+        change = np.repeat(has, lengths, axis=0) - self.turns * np.repeat(share, lengths, axis=0)
+        change = (change * (self.weight / batch.size)).astype(np.float32)
+        rows = np.repeat(change, np.diff(batch.turn_rows), axis=0)
+        return forward.sentences * rows, forward.turns * change
 
 
 @dataclass
@@ -261,8 +337,8 @@ class LocalPolicy:
     family: AnswerFamily
     encoder: Encoder
     parameters: Parameters
-    pooling: float = 0.5
-    """tau: 0 would be the best sentence alone, infinity their mean."""
+    pooling: float = 0.4
+    """tau: 0 would be the best part alone, infinity their mean."""
     temperature: float = 1.0
     """Calibration: logits are divided by it (fitted on validation data)."""
     metadata: dict[str, object] = field(default_factory=dict)
@@ -273,7 +349,7 @@ class LocalPolicy:
         return self.family.taxonomy
 
     @classmethod
-    def untrained(cls, family: AnswerFamily, encoder: Encoder, pooling: float = 0.5) -> LocalPolicy:
+    def untrained(cls, family: AnswerFamily, encoder: Encoder, pooling: float = 0.4) -> LocalPolicy:
         """The uniform policy over an encoder's features."""
         return cls(
             family,
@@ -285,24 +361,33 @@ class LocalPolicy:
         )
 
     def forward(self, batch: Encoded) -> Forward:
-        """Scores, logits and sentence attention of a batch."""
+        """Scores, logits and attention of a batch."""
         p, categories = self.parameters, self.family.num_categories
         per_row = batch.user @ p.linear + batch.dense @ p.dense
-        first = batch.starts[:-1]
+        first, first_turn = batch.starts[:-1], batch.turn_starts[:-1]
         whole = np.add.reduceat(per_row[:, :categories], first, axis=0) * batch.whole_norm
-        sentence = per_row[:, categories:] * (batch.row_norm / self.pooling)
-        highest = np.maximum.reduceat(sentence, first, axis=0)
-        lengths = np.diff(batch.starts)
-        weight = np.exp(sentence - np.repeat(highest, lengths, axis=0))
-        total = np.add.reduceat(weight, first, axis=0)
-        attention = weight / np.repeat(total, lengths, axis=0)
-        pooled = self.pooling * (np.log(total / lengths[:, None]) + highest)
+        alone = per_row[:, categories:]
+        together = np.add.reduceat(alone, batch.turn_rows[:-1], axis=0)
+        sentence = alone * (batch.row_norm / self.pooling)
+        turn = together * (batch.turn_norm / self.pooling)
+        highest = np.maximum(
+            np.maximum.reduceat(sentence, first, axis=0),
+            np.maximum.reduceat(turn, first_turn, axis=0),
+        )
+        lengths, turn_lengths = np.diff(batch.starts), np.diff(batch.turn_starts)
+        sentence = np.exp(sentence - np.repeat(highest, lengths, axis=0))
+        turn = np.exp(turn - np.repeat(highest, turn_lengths, axis=0))
+        total = np.add.reduceat(sentence, first, axis=0)
+        total += np.add.reduceat(turn, first_turn, axis=0)
+        parts = (lengths + turn_lengths)[:, None]
+        pooled = self.pooling * (np.log(total / parts) + highest)
         scores = whole + pooled + batch.assistant @ p.assistant + p.bias
         scores = scores.astype(np.float32, copy=False)
         return Forward(
             scores,
             self.family.logits(scores, p.size_bias),
-            attention.astype(np.float32),
+            (sentence / np.repeat(total, lengths, axis=0)).astype(np.float32, copy=False),
+            (turn / np.repeat(total, turn_lengths, axis=0)).astype(np.float32, copy=False),
         )
 
     def gradient(
@@ -310,7 +395,7 @@ class LocalPolicy:
         batch: Encoded,
         forward: Forward,
         logits_gradient: FloatArray,
-        attention_gradient: FloatArray | None = None,
+        evidence: Evidence | None = None,
     ) -> Parameters:
         """The parameters' gradient from that of the logits.
 
@@ -318,16 +403,19 @@ class LocalPolicy:
             batch: What `forward` saw.
             forward: Its result.
             logits_gradient: Of the shape of the logits.
-            attention_gradient: (S, C), added to the gradient of the sentences' pooled scores.
+            evidence: Also teaches where the attention belongs.
         """
         by_category, by_size = self.family.pull_back(logits_gradient)
-        lengths = np.diff(batch.starts)
-        spread = np.repeat(by_category, lengths, axis=0)
-        sentence = forward.attention * spread
-        if attention_gradient is not None:
-            sentence = sentence + attention_gradient
+        lengths, turn_lengths = np.diff(batch.starts), np.diff(batch.turn_starts)
+        sentence = forward.sentences * np.repeat(by_category, lengths, axis=0)
+        turn = forward.turns * np.repeat(by_category, turn_lengths, axis=0)
+        if evidence is not None:
+            for_sentence, for_turn = evidence.gradient(batch, forward)
+            sentence += for_sentence
+            turn += for_turn
+        per_turn = np.repeat(turn * batch.turn_norm, np.diff(batch.turn_rows), axis=0)
         whole = np.repeat(by_category * batch.whole_norm, lengths, axis=0)
-        rows = np.concatenate([whole, sentence * batch.row_norm], axis=1)
+        rows = np.concatenate([whole, sentence * batch.row_norm + per_turn], axis=1)
         return Parameters(
             batch.user.T @ rows,
             batch.assistant.T @ by_category,

@@ -11,10 +11,11 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from memroute_agents.agent import Agent, AgentContext, RoutingDecision, register_agent
 from memroute_agents.local.checkpoint import load_policy
-from memroute_agents.local.policy import Encoded, Forward, LocalPolicy
+from memroute_agents.local.policy import Encoded, LocalPolicy
 from memroute_agents.local.sets import OBJECTIVES, Objective
 from memroute_env.conversation import Conversation
 from memroute_env.errors import AgentError
@@ -59,33 +60,33 @@ class LocalAgent:
         logits = forward.logits / policy.temperature
         masks = policy.family.decide(logits, self.objective).tolist()
         marginals = policy.family.marginals(logits)
+        attention = forward.attention(batch)
         ids = policy.taxonomy.all_ids
         latency = (time.perf_counter() - started) / len(conversations)
         return [
             RoutingDecision(
                 categories=policy.taxonomy.ids(mask),
                 scores=dict(zip(ids, marginals[n].tolist(), strict=True)),
-                evidence=self._evidence(batch, forward, n, mask),
+                evidence=self._evidence(batch, attention, n, mask),
                 latency_s=latency,
             )
             for n, mask in enumerate(masks)
         ]
 
     def _evidence(
-        self, batch: Encoded, forward: Forward, n: int, mask: int
+        self, batch: Encoded, attention: npt.NDArray[np.float32], n: int, mask: int
     ) -> dict[str, tuple[int, ...]]:
-        """Turns whose sentences hold enough of each answered category's attention."""
-        if mask == 0:
+        """Turns that hold enough of each answered category's attention."""
+        mine = slice(int(batch.turn_starts[n]), int(batch.turn_starts[n + 1]))
+        turns = batch.turns[mine]
+        if mask == 0 or turns[0] < 0:
             return {}
-        rows = slice(int(batch.starts[n]), int(batch.starts[n + 1]))
-        turns = batch.turns[rows]
         found = {}
         for bit, category in enumerate(self.policy.taxonomy.storing):
             if mask >> bit & 1:
-                share = np.bincount(turns.clip(0), forward.attention[rows, bit])
-                chosen = np.flatnonzero(share >= min(_EVIDENCE_SHARE, float(share.max())))
-                if turns[0] >= 0:
-                    found[category.id] = tuple(chosen.tolist())
+                share = attention[mine, bit]
+                enough = share >= min(_EVIDENCE_SHARE, float(share.max()))
+                found[category.id] = tuple(turns[enough].tolist())
         return found
 
 

@@ -56,14 +56,14 @@ class TrainConfig:
     features: FeatureConfig = field(default_factory=FeatureConfig)
     min_count: int = 4
     """A bucket is kept if it occurs in at least so many training conversations."""
-    pooling: float = 0.5
+    pooling: float = 0.4
     sentence_encoder: str = ""
     """Folder or hub name of a sentence encoder to use beside the n-grams; none if empty."""
     sentence_scale: float = 0.5
     """Weight of the embeddings beside n-grams of length 1."""
     supervised: Schedule = field(
         default_factory=lambda: Schedule(
-            epochs=16, rate=256.0, batch_size=256, warm_up=30, evidence_weight=0.5
+            epochs=8, rate=256.0, batch_size=256, warm_up=30, evidence_weight=2.0, dropout=0.2
         )
     )
     smoothing: float = 0.2
@@ -339,13 +339,13 @@ class _Run:
         return (weights / weights.mean()).astype(np.float32)
 
     def _evidence(self) -> npt.NDArray[np.bool_]:
-        """(S, C): rows of the user's sentences whose turn is named as evidence."""
+        """(T, C): the user's turns that are named as evidence."""
         marked = np.zeros((len(self.data.turns), self.family.num_categories), np.bool_)
         column = {c: i for i, c in enumerate(self.taxonomy.all_ids)}
         for n, example in enumerate(self.examples):
             for category_id, turns in example.labels.evidence.items():
-                rows = slice(self.data.starts[n], self.data.starts[n + 1])
-                marked[rows, column[category_id]] |= np.isin(self.data.turns[rows], turns)
+                mine = slice(self.data.turn_starts[n], self.data.turn_starts[n + 1])
+                marked[mine, column[category_id]] |= np.isin(self.data.turns[mine], turns)
         return marked
 
     def _sampled(
