@@ -229,7 +229,7 @@ class Composer:
         if first.act in _ANSWERED and second.act not in _ANSWERED:
             first, second = second, first
         reply = second.reply
-        if first.act in _ANSWERED and first.reply != second.reply:
+        if first.act != "statement" and first.reply != second.reply:
             reply = f"{first.reply}\n{second.reply}"
         text = self._bridged(rng, second.text) if rng.random() < 0.6 else second.text
         joint = " " if text is not second.text and first.text[-1] in ".!?…" else "\n"
@@ -404,10 +404,8 @@ def compose_distinct(
     """
     seen: set[bytes] = set()
     while len(seen) < count:
-        missing, made = count - len(seen), 0
-        batch = compose(
-            missing, seed=seed, split=split, recipe=recipe, start=start, workers=workers
-        )
+        made, tried = 0, max(count - len(seen), 100)
+        batch = compose(tried, seed=seed, split=split, recipe=recipe, start=start, workers=workers)
         for example in batch:
             said = normalise(" ".join(example.conversation.user_texts))
             key = blake2b(said.encode(), digest_size=8).digest()
@@ -415,8 +413,10 @@ def compose_distinct(
                 seen.add(key)
                 made += 1
                 yield example
-        start += missing
-        if made * 10 < missing:
+                if len(seen) == count:
+                    return
+        start += tried
+        if made * 10 < tried:
             raise OptionError(
                 f"the bank and this recipe do not hold {count} different conversations: "
                 f"{len(seen)} were made"

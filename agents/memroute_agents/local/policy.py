@@ -337,7 +337,7 @@ class LocalPolicy:
     family: AnswerFamily
     encoder: Encoder
     parameters: Parameters
-    pooling: float = 0.4
+    pooling: float = 0.3
     """tau: 0 would be the best part alone, infinity their mean."""
     temperature: float = 1.0
     """Calibration: logits are divided by it (fitted on validation data)."""
@@ -349,7 +349,7 @@ class LocalPolicy:
         return self.family.taxonomy
 
     @classmethod
-    def untrained(cls, family: AnswerFamily, encoder: Encoder, pooling: float = 0.4) -> LocalPolicy:
+    def untrained(cls, family: AnswerFamily, encoder: Encoder, pooling: float = 0.3) -> LocalPolicy:
         """The uniform policy over an encoder's features."""
         return cls(
             family,

@@ -56,17 +56,17 @@ class TrainConfig:
     features: FeatureConfig = field(default_factory=FeatureConfig)
     min_count: int = 4
     """A bucket is kept if it occurs in at least so many training conversations."""
-    pooling: float = 0.4
+    pooling: float = 0.3
     sentence_encoder: str = ""
     """Folder or hub name of a sentence encoder to use beside the n-grams; none if empty."""
     sentence_scale: float = 0.5
     """Weight of the embeddings beside n-grams of length 1."""
     supervised: Schedule = field(
         default_factory=lambda: Schedule(
-            epochs=8, rate=256.0, batch_size=256, warm_up=30, evidence_weight=2.0, dropout=0.2
+            epochs=6, rate=256.0, batch_size=256, warm_up=30, evidence_weight=2.0, dropout=0.2
         )
     )
-    smoothing: float = 0.2
+    smoothing: float = 0.1
     """Label noise: see `CrossEntropy`."""
     balance: float = 0.5
     """Class imbalance: an example's weight is the inverse frequency of its set's rarest category
