@@ -54,7 +54,7 @@ class TrainConfig:
 
     seed: int = 0
     features: FeatureConfig = field(default_factory=FeatureConfig)
-    min_count: int = 4
+    min_count: int = 5
     """A bucket is kept if it occurs in at least so many training conversations."""
     pooling: float = 0.3
     sentence_encoder: str = ""
