@@ -8,9 +8,11 @@ from threading import Thread
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
 from memroute_agents.tinker.service import check_model, connect, ensure_api_key
 from memroute_env.errors import AgentError, OptionError
+from memroute_eval.cli import app
 
 pytest.importorskip("tinker_cookbook", reason="needs tinker-cookbook: memroute-env[tinker]")
 
@@ -49,6 +51,18 @@ def test_a_server_that_is_not_there_is_named_at_once(key: None, url: str) -> Non
     with pytest.raises(AgentError, match=f"{url}.*--base-url"):
         connect(url)
     assert time.monotonic() - began < 30, "the SDK by itself retries for minutes"
+
+
+def test_the_command_names_a_dead_server_before_it_fetches_anything(
+    key: None, tmp_path: Path
+) -> None:
+    command = ["train", "tinker", "--out", str(tmp_path / "run"), "--base-url"]
+    began = time.monotonic()
+    ran = CliRunner().invoke(app, [*command, "http://127.0.0.1:9"])
+    assert ran.exit_code != 0
+    assert "http://127.0.0.1:9: no server answers there" in ran.output
+    assert time.monotonic() - began < 30
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_server_that_is_no_tinker_server_is_named(key: None, other_server: str) -> None:

@@ -135,12 +135,16 @@ def train_tinker(
     with fail_cleanly(f"interrupted at once; the same command goes on from {out}"):
         from memroute_agents.tinker import options
         from memroute_agents.tinker.run import Run
+        from memroute_agents.tinker.service import look
         from memroute_agents.tinker.train import prepare, train
 
         # A run that has begun brings its own options; a preset is only what a new one starts from.
         begun = (out / "run.json").is_file()
         start = Run.open(out).options if begun else options.preset(preset)
-        plan = prepare(out, start.with_changes(changes), stage, _prices(price))
+        wanted = start.with_changes(changes)
+        if not estimate_only:
+            look(wanted.base_url)  # a dead server is found before tokenizers are fetched
+        plan = prepare(out, wanted, stage, _prices(price))
         for line in (*plan.notes, *plan.estimate.lines()):
             note(line)
         if estimate_only:

@@ -14,7 +14,7 @@ from typing import Any
 from memroute_agents.tinker import require
 from memroute_env.errors import AgentError, OptionError
 
-__all__ = ["check_model", "connect", "ensure_api_key", "in_one_line"]
+__all__ = ["check_model", "connect", "ensure_api_key", "in_one_line", "look"]
 
 PROBE_S = 10.0
 
@@ -35,22 +35,23 @@ def ensure_api_key(base_url: str | None) -> None:
     os.environ["TINKER_API_KEY"] = "tml-own-server"  # pragma: allowlist secret
 
 
-def connect(base_url: str | None) -> Any:
-    """A `tinker.ServiceClient` of a server that answers.
-
-    The SDK retries for minutes where nothing listens, so it is asked only after a look.
+def look(base_url: str | None) -> str:
+    """See that a server answers, before any work: the SDK retries for minutes where none does.
 
     Args:
         base_url: The server; by default `TINKER_BASE_URL`, or Tinker's own service.
 
+    Returns:
+        Its address.
+
     Raises:
-        AgentError: If nothing answers there within 10 s, it is no Tinker server, or it refuses.
+        AgentError: If nothing answers there within 10 s, or it is no Tinker server.
         OptionError: Without a key where one is needed.
         MissingDependencyError: Without tinker.
     """
     ensure_api_key(base_url)
     resolve = require("tinker.lib.base_url")
-    url = base_url or os.environ.get("TINKER_BASE_URL") or resolve.DEFAULT_BASE_URL
+    url = str(base_url or os.environ.get("TINKER_BASE_URL") or resolve.DEFAULT_BASE_URL)
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/api/v1/healthz", timeout=PROBE_S):
             pass
@@ -66,7 +67,18 @@ def connect(base_url: str | None) -> Any:
         raise AgentError(
             f"{url}: no server answers there ({reason}); start it, or check --base-url"
         ) from None
-    with in_one_line(url):
+    return url
+
+
+def connect(base_url: str | None) -> Any:
+    """A `tinker.ServiceClient` of a server that answers.
+
+    Raises:
+        AgentError: As `look`, or if the server refuses.
+        OptionError: Without a key where one is needed.
+        MissingDependencyError: Without tinker.
+    """
+    with in_one_line(look(base_url)):
         return require("tinker").ServiceClient(base_url=base_url)
 
 
