@@ -1,8 +1,9 @@
 """`python -m bench.ablation`: what each part of the local policy is worth, on validation data.
 
-Trains on the shipped training split, one variant a row, and writes `docs/ablation.md`; with the path
-of a data set of others, also how label smoothing does on its noise. Nothing is chosen on a test split; estimators of the policy gradient are compared there, because the stage
-itself chooses on validation data. About twenty minutes on two cores.
+Trains on the shipped training split, one variant a row, and writes `docs/ablation.md`; with the
+path of a data set of others, also how label smoothing does on its noise. Nothing is chosen on a
+test split; estimators of the policy gradient are compared there, because the stage itself chooses
+on validation data. About twenty minutes on two cores.
 """
 
 from __future__ import annotations
