@@ -79,7 +79,7 @@ def variants() -> list[str]:
         "no authored evidence": replace(
             DEFAULT, supervised=replace(supervised, evidence_weight=0.0)
         ),
-        "no dropout": replace(DEFAULT, supervised=replace(supervised, dropout=0.0)),
+        "dropout 0.2": replace(DEFAULT, supervised=replace(supervised, dropout=0.2)),
         "twice the epochs": replace(
             DEFAULT, supervised=replace(supervised, epochs=2 * supervised.epochs)
         ),

@@ -63,7 +63,7 @@ def main() -> None:
         print(lines[-1], flush=True)
     Path("docs/scaling.md").write_text(
         "# Training more conversations\n\nWritten by `python -m bench.scaling` on "
-        f"{machine()}. Features and two supervised epochs (the default trains 16) of composed "
+        f"{machine()}. Features and two supervised epochs (the default trains 8) of composed "
         "conversations, each size in a process of its own.\n\n"
         "| conversations | time | time a conversation, relative | peak memory | of that before "
         "training (the examples) | columns |\n|---|---|---|---|---|---|\n"

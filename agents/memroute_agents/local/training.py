@@ -63,7 +63,7 @@ class TrainConfig:
     """Weight of the embeddings beside n-grams of length 1."""
     supervised: Schedule = field(
         default_factory=lambda: Schedule(
-            epochs=8, rate=256.0, batch_size=256, warm_up=30, evidence_weight=2.0, dropout=0.2
+            epochs=8, rate=256.0, batch_size=256, warm_up=30, evidence_weight=2.0
         )
     )
     smoothing: float = 0.1
