@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from memroute_agents.local.checkpoint import save_policy
+from memroute_agents.local.encoding import Encoder
 from memroute_agents.local.features import FeatureConfig, extract
 from memroute_agents.local.optimise import Schedule
-from memroute_agents.local.policy import Encoder, LocalPolicy
+from memroute_agents.local.policy import LocalPolicy
 from memroute_agents.local.sets import SetFamily
 from memroute_agents.local.training import TrainConfig, train_policy
 from memroute_data_gen.compose import compose

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from memroute_agents.agent import AgentContext, create_agent
+from memroute_agents.local.encoding import Encoded
 from memroute_agents.local.objectives import CrossEntropy, ExactReward, SampledReward
-from memroute_agents.local.policy import Encoded, Evidence, LocalPolicy
+from memroute_agents.local.policy import Evidence, LocalPolicy
 from memroute_agents.local.router import LocalAgent
 from memroute_agents.local.sets import SetFamily, softmax
 from memroute_env import AgentError, Conversation, Dataset, Reward, Taxonomy, load_taxonomy
@@ -107,17 +108,6 @@ def test_rows_turns_and_conversations_fit_together(trained: LocalPolicy, held_ou
     assert taken.turns[: len(alone.turns)].tolist() == alone.turns.tolist()
     assert taken.turn_rows[: len(alone.turn_rows)].tolist() == alone.turn_rows.tolist()
     assert np.allclose(trained.logits(taken), trained.logits(batch)[chosen], atol=1e-5)
-
-
-def test_thinning_leaves_the_mean_as_it_is(trained: LocalPolicy, held_out: Dataset) -> None:
-    batch = batch_of(trained, held_out, 5)
-    rng = np.random.default_rng(0)
-    draws = [batch.thinned(0.3, rng) for _ in range(400)]
-    dropped = np.mean([(thin.user.data == 0).mean() for thin in draws])
-    assert dropped == pytest.approx(0.3, abs=0.01)
-    mean = np.mean([thin.user.data for thin in draws], axis=0)
-    assert np.allclose(mean, batch.user.data, rtol=0.25)
-    assert mean.sum() == pytest.approx(batch.user.data.sum(), rel=0.01)
 
 
 # Gradients ----------------------------------------------------------------------------------------

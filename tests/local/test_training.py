@@ -17,7 +17,7 @@ from memroute_agents.local.play import hold_out
 from memroute_agents.local.policy import LocalPolicy
 from memroute_agents.local.training import TrainConfig, train_policy
 from memroute_data_gen.compose import compose
-from memroute_env import DataError, Dataset, Taxonomy
+from memroute_env import DataError, Dataset, Taxonomy, load_dataset, load_taxonomy
 from tests.conftest import make_example
 from tests.local.conftest import QUICK
 
@@ -36,6 +36,19 @@ def measured(policy: LocalPolicy) -> dict[str, float]:
 
 def test_it_beats_the_best_constant_by_far(trained: LocalPolicy, held_out: Dataset) -> None:
     assert measured(trained)["val_reward"] > best_constant(held_out)[1] + 0.05
+
+
+def test_the_default_settings_learn_from_a_few_hundred_conversations() -> None:
+    few, validation = (
+        Dataset(load_dataset("marketing", split)[::step], load_taxonomy("marketing"), name=split)
+        for split, step in (("train", 40), ("validation", 4))
+    )
+    assert len(few) < 400
+    measures = measured(
+        train_policy(few, validation, replace(TrainConfig(), estimator="none")).policy
+    )
+    assert measures["val_reward"] > best_constant(validation)[1] + 0.2
+    assert measures["val_exact"] > 0.2
 
 
 def test_it_fits_what_it_saw(trained: LocalPolicy, train: Dataset) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from memroute_agents.local.encoding import Encoder, SentenceView
 from memroute_agents.local.features import FeatureConfig
-from memroute_agents.local.policy import Encoder, LocalPolicy, Parameters, SentenceView
+from memroute_agents.local.policy import LocalPolicy, Parameters
 from memroute_agents.local.sentences import SentenceEncoder
 from memroute_agents.local.sets import family_of
 from memroute_env.errors import AgentError, MemrouteError

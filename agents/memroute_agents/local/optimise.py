@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from memroute_agents.local.encoding import Encoded
 from memroute_agents.local.objectives import Loss, Objective
-from memroute_agents.local.policy import Encoded, Evidence, LocalPolicy, Parameters
+from memroute_agents.local.policy import Evidence, LocalPolicy, Parameters
 
 __all__ = ["EpochReport", "Optimiser", "Schedule"]
 
@@ -26,20 +27,19 @@ class Schedule:
     """How fast, how long."""
 
     epochs: int
+    """At least so many passes over the data."""
     rate: float
     """Peak step size of the n-gram weights (rows have length 1, so it is large)."""
     batch_size: int = 128
     momentum: float = 0.9
     bias_rate: float = 0.05
     """Step size of the biases, relative to `rate`."""
-    decay: float = 0.0
-    """L2 weight decay, applied with every step."""
     warm_up: int = 50
     """Steps until the peak."""
+    min_steps: int = 0
+    """Small data are gone over more often, until so many steps are made."""
     evidence_weight: float = 0.0
     """How much the authored evidence teaches the attention, where there is some."""
-    dropout: float = 0.0
-    """Share of the n-grams that each step does not see, others for every step."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,11 @@ class Optimiser:
         """Batches in an epoch."""
         return -(-self.data.size // self.schedule.batch_size)
 
+    @property
+    def epochs(self) -> int:
+        """Epochs that the schedule comes to on this data."""
+        return max(self.schedule.epochs, -(-self.schedule.min_steps // self.steps_per_epoch))
+
     def run_epoch(
         self, objective: Objective, on_batch: Callable[[int, int], None] | None = None
     ) -> EpochReport:
@@ -108,9 +113,6 @@ class Optimiser:
     def step(self, objective: Objective, chosen: IntArray) -> Loss:
         """One step on some conversations; the number of steps so far sets its size."""
         batch = self.data.take(chosen)
-        if self.schedule.dropout:
-            rng = np.random.default_rng([self.seed, 5, self._steps])
-            batch = batch.thinned(self.schedule.dropout, rng)
         forward = self.policy.forward(batch)
         loss = objective(chosen, forward.logits)
         evidence = None
@@ -125,7 +127,7 @@ class Optimiser:
         s = self.schedule
         done = self._steps
         self._steps = done + 1
-        progress = min(1.0, done / max(1, s.epochs * self.steps_per_epoch))
+        progress = min(1.0, done / max(1, self.epochs * self.steps_per_epoch))
         rate = (
             s.rate * min(1.0, (done + 1) / s.warm_up) * (0.505 + 0.495 * np.cos(np.pi * progress))
         )
@@ -135,8 +137,6 @@ class Optimiser:
             v = velocity[name]
             v *= s.momentum
             v += (1 - s.momentum) * change
-            if wide and s.decay:
-                current[name] *= 1 - rate * s.decay
             current[name] -= (rate if wide else rate * s.bias_rate) * v
 
     def state(self) -> dict[str, npt.NDArray[np.generic]]:

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from memroute_agents.agent import Agent, AgentContext, RoutingDecision, register_agent
 from memroute_agents.local.checkpoint import load_policy
-from memroute_agents.local.policy import Encoded, LocalPolicy
+from memroute_agents.local.encoding import Encoded
+from memroute_agents.local.policy import LocalPolicy
 from memroute_agents.local.sets import OBJECTIVES, Objective
 from memroute_env.conversation import Conversation
 from memroute_env.errors import AgentError

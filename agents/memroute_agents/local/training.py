@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memroute_agents.local.checkpoint import save_policy
+from memroute_agents.local.encoding import Encoded, Encoder, SentenceView
 from memroute_agents.local.factorised import (
     FactorisedCrossEntropy,
     FactorisedFamily,
@@ -33,7 +34,7 @@ from memroute_agents.local.objectives import (
 )
 from memroute_agents.local.optimise import EpochReport, Optimiser, Schedule
 from memroute_agents.local.play import EnvironmentPlay
-from memroute_agents.local.policy import Encoded, Encoder, LocalPolicy, SentenceView
+from memroute_agents.local.policy import LocalPolicy
 from memroute_agents.local.run_folder import RunFolder
 from memroute_agents.local.sentences import SentenceEncoder
 from memroute_agents.local.sets import SetFamily, family_of, softmax
@@ -63,7 +64,7 @@ class TrainConfig:
     """Weight of the embeddings beside n-grams of length 1."""
     supervised: Schedule = field(
         default_factory=lambda: Schedule(
-            epochs=8, rate=256.0, batch_size=256, warm_up=30, evidence_weight=2.0
+            epochs=8, rate=256.0, batch_size=256, warm_up=30, min_steps=100, evidence_weight=2.0
         )
     )
     smoothing: float = 0.1
@@ -261,13 +262,13 @@ class _Run:
         """Epochs of one objective; the state is saved after each."""
         optimiser = Optimiser(self.policy, self.data, schedule, self.config.seed, evidence)
         self.folder.restore(stage, optimiser)
-        while optimiser.epoch < schedule.epochs:
-            self.report(stage, optimiser.epoch, schedule.epochs)
+        while optimiser.epoch < optimiser.epochs:
+            self.report(stage, optimiser.epoch, optimiser.epochs)
             if isinstance(objective, GroupReward):
                 objective.start_epoch(optimiser.epoch)
             self._log(stage, optimiser.run_epoch(objective))
             self.folder.save(stage, optimiser)
-        self.report(stage, schedule.epochs, schedule.epochs)
+        self.report(stage, optimiser.epochs, optimiser.epochs)
 
     def _policy_gradient(self) -> None:
         """Iterations of a few groups each, stopped at the KL bound, kept only if they help."""

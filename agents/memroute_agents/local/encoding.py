@@ -1,0 +1,211 @@
+"""Conversations as the local policy sees them: idf-weighted n-grams of sentences, turn by turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sparse
+
+from memroute_agents.local.features import FeatureConfig, Features, extract
+from memroute_agents.local.sentences import SentenceEncoder
+from memroute_env.conversation import Conversation
+
+__all__ = ["Encoded", "Encoder", "SentenceView"]
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+
+class Encoded(NamedTuple):
+    """A batch of N conversations as the policy sees it (D columns: the buckets that are kept)."""
+
+    user: sparse.csr_matrix
+    """(S, D) idf-weighted counts of the user's sentences."""
+    starts: IntArray
+    """(N + 1,): rows of conversation n are `starts[n]:starts[n + 1]`."""
+    turns: IntArray
+    """(T,): the user's turns, by their position in the conversation."""
+    turn_rows: IntArray
+    """(T + 1,): rows of turn t are `turn_rows[t]:turn_rows[t + 1]`."""
+    turn_starts: IntArray
+    """(N + 1,): turns of conversation n are `turn_starts[n]:turn_starts[n + 1]`."""
+    row_norm: FloatArray
+    """(S, 1): 1 / length of each row."""
+    turn_norm: FloatArray
+    """(T, 1): 1 / length of each turn's rows together."""
+    whole_norm: FloatArray
+    """(N, 1): 1 / length of the user's rows together."""
+    assistant: sparse.csr_matrix
+    """(N, D), rows of length 1 or 0."""
+    dense: FloatArray
+    """(S, E): embeddings of the user's sentences on the scale of their rows; E = 0 without."""
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return len(self.starts) - 1
+
+    def turns_of(self, chosen: IntArray) -> IntArray:
+        """The turns of some conversations, one after another."""
+        return _ranges(self.turn_starts, chosen)[0]
+
+    def join(self, other: Encoded) -> Encoded:
+        """These conversations, then others of the same encoder."""
+        return Encoded(
+            sparse.csr_matrix(sparse.vstack([self.user, other.user])),
+            np.concatenate([self.starts, self.starts[-1] + other.starts[1:]]),
+            np.concatenate([self.turns, other.turns]),
+            np.concatenate([self.turn_rows, self.turn_rows[-1] + other.turn_rows[1:]]),
+            np.concatenate([self.turn_starts, self.turn_starts[-1] + other.turn_starts[1:]]),
+            np.concatenate([self.row_norm, other.row_norm]),
+            np.concatenate([self.turn_norm, other.turn_norm]),
+            np.concatenate([self.whole_norm, other.whole_norm]),
+            sparse.csr_matrix(sparse.vstack([self.assistant, other.assistant])),
+            np.concatenate([self.dense, other.dense]),
+        )
+
+    def take(self, chosen: IntArray) -> Encoded:
+        """The same for some conversations, in the given order."""
+        rows, starts = _ranges(self.starts, chosen)
+        turns, turn_starts = _ranges(self.turn_starts, chosen)
+        _, turn_rows = _ranges(self.turn_rows, turns)
+        return Encoded(
+            self.user[rows],
+            starts,
+            self.turns[turns],
+            turn_rows,
+            turn_starts,
+            self.row_norm[rows],
+            self.turn_norm[turns],
+            self.whole_norm[chosen],
+            self.assistant[chosen],
+            self.dense[rows],
+        )
+
+
+def _ranges(starts: IntArray, chosen: IntArray) -> tuple[IntArray, IntArray]:
+    """The members of some ranges `starts[i]:starts[i + 1]`, and where each range starts in them."""
+    lengths = starts[chosen + 1] - starts[chosen]
+    ends = np.cumsum(lengths)
+    members = np.arange(lengths.sum()) + np.repeat(starts[chosen] - ends + lengths, lengths)
+    return members, np.concatenate([[0], ends])
+
+
+@dataclass(frozen=True)
+class SentenceView:
+    """How sentence embeddings enter: centred and scaled."""
+
+    encoder: SentenceEncoder
+    mean: FloatArray
+    """(E,): of the training sentences."""
+    scale: float
+
+    @classmethod
+    def fit(cls, encoder: SentenceEncoder, sentences: Sequence[str], scale: float) -> SentenceView:
+        """The view whose embeddings have mean zero over (some thousands of) these sentences."""
+        sample = sentences[:: max(1, len(sentences) // 4_000)]
+        return cls(encoder, encoder(sample).mean(axis=0), scale)
+
+    def __call__(self, sentences: Sequence[str], norms_S1: FloatArray) -> FloatArray:
+        """(S, E): embeddings beside rows whose inverse lengths are given."""
+        lengths = np.where(norms_S1 > 0, 1 / np.where(norms_S1 > 0, norms_S1, 1), 0)
+        return ((self.encoder(sentences) - self.mean) * (self.scale * lengths)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Turns conversations into `Encoded` batches; fitted once on training conversations."""
+
+    config: FeatureConfig
+    columns: npt.NDArray[np.int32]
+    """(D,): the buckets that are kept, ascending."""
+    idf: FloatArray
+    """(D,): log((1 + N) / (1 + document frequency)) + 1."""
+    sentences: SentenceView | None = None
+
+    @property
+    def width(self) -> int:
+        """E: of the sentence embeddings, 0 without."""
+        return 0 if self.sentences is None else len(self.sentences.mean)
+
+    @classmethod
+    def fit(cls, features: Features, config: FeatureConfig, min_count: int = 2) -> Encoder:
+        """Keep the buckets that occur in at least `min_count` of N conversations."""
+        n = features.size
+        present = np.zeros(1 << config.bits, np.int64)
+        starts = np.searchsorted(features.user_conversation, np.arange(n + 1))
+        indptr, indices = features.counts.indptr, features.counts.indices
+        spoken = len(features.user_turn)
+        for i in range(n):
+            mine = indices[indptr[starts[i]] : indptr[starts[i + 1]]]
+            theirs = indices[indptr[spoken + i] : indptr[spoken + i + 1]]
+            present[np.unique(np.concatenate([mine, theirs]))] += 1
+        columns = np.flatnonzero(present >= min_count).astype(np.int32)
+        idf = np.log((1 + n) / (1 + present[columns])) + 1
+        return cls(config, columns, idf.astype(np.float32))
+
+    def __call__(self, conversations: Sequence[Conversation]) -> Encoded:
+        """Encode a batch."""
+        return self.encode(extract(conversations, self.config))
+
+    def encode(self, features: Features) -> Encoded:
+        """Encode a batch whose n-grams have been counted."""
+        data, columns, indptr = _restrict(features.counts, self._lookup, self.idf)
+        n, rows = features.size, len(features.user_turn)
+        starts = np.searchsorted(features.user_conversation, np.arange(n + 1))
+        # A row's sum of count · idf²: its squared length if each of its n-grams occurs once.
+        sums = np.concatenate([[0.0], np.cumsum(data * self.idf[columns], dtype=float)])[indptr]
+        squared = (sums[1:] - sums[:-1]).astype(np.float32)
+        first = np.ones(rows, np.bool_)  # of its turn
+        first[1:] = np.diff(features.user_conversation) != 0
+        first[1:] |= np.diff(features.user_turn) != 0
+        turn_rows = np.append(np.flatnonzero(first), rows)
+        whole = np.add.reduceat(squared[:rows], starts[:-1]) if n else np.zeros(0)
+        turn = np.add.reduceat(squared[:rows], turn_rows[:-1]) if n else np.zeros(0)
+        norms = _inverse_root(squared)
+        cut, width = indptr[rows], len(self.idf)
+        spoken = data[cut:] * np.repeat(norms[rows:], np.diff(indptr[rows:]))
+        if self.sentences is None:
+            dense = np.zeros((rows, 0), np.float32)
+        else:
+            dense = self.sentences(features.user_sentences, norms[:rows, None])
+        return Encoded(
+            sparse.csr_matrix((data[:cut], columns[:cut], indptr[: rows + 1]), (rows, width)),
+            starts,
+            features.user_turn[turn_rows[:-1]],
+            turn_rows,
+            np.searchsorted(turn_rows, starts),
+            norms[:rows, None],
+            _inverse_root(turn)[:, None],
+            _inverse_root(whole)[:, None],
+            sparse.csr_matrix((spoken, columns[cut:], indptr[rows:] - cut), (n, width)),
+            dense,
+        )
+
+    @property
+    def _lookup(self) -> npt.NDArray[np.int32]:
+        cached = self.__dict__.get("_table")
+        if cached is None:
+            cached = np.full(1 << self.config.bits, -1, np.int32)
+            cached[self.columns] = np.arange(len(self.columns), dtype=np.int32)
+            object.__setattr__(self, "_table", cached)
+        return cached
+
+
+def _restrict(
+    counts: sparse.csr_matrix, lookup: npt.NDArray[np.int32], idf: FloatArray
+) -> tuple[FloatArray, npt.NDArray[np.int32], IntArray]:
+    """Counts times idf over the kept columns only: data, columns and row starts."""
+    columns = lookup[counts.indices]
+    kept = columns >= 0
+    indptr = np.concatenate([[0], np.cumsum(kept)])[counts.indptr]
+    columns = columns[kept]
+    return counts.data[kept] * idf[columns], columns, indptr
+
+
+def _inverse_root(values: npt.NDArray[np.floating]) -> FloatArray:
+    return (1 / np.sqrt(np.where(values > 1e-6, values, np.inf))).astype(np.float32)
