@@ -13,18 +13,21 @@ pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("default")]
 
 
 @pytest.mark.parametrize(
-    ("env_id", "gain"), [("MemoryRoutingFeatures-v0", 0.03), ("MemoryRoutingDiscrete-v0", 0.01)]
+    ("env_id", "steps"),
+    [("MemoryRoutingFeatures-v0", 16_384), ("MemoryRoutingDiscrete-v0", 32_768)],
 )
-def test_ppo_learns_more_than_chance(env_id: str, gain: float) -> None:
+def test_ppo_learns_more_than_chance(env_id: str, steps: int) -> None:
     """Both are measured on every conversation of the split, once.
 
-    On the discrete view the best constant answer, where PPO ends in so short a training, is worth
-    0.026 more than chance: the margin is what can be told from nothing, not what can be learnt.
+    On the discrete view the best constant answer is worth 0.027 more than chance: a gain of 0.03
+    takes a look at the conversation.
     """
     from stable_baselines3 import PPO
 
     env = gym.make(env_id, split="validation", feature_dim=64)
-    model = PPO("MlpPolicy", env, n_steps=256, batch_size=64, seed=0, device="cpu", gamma=0.0)
+    # A bandit of 299 arms: one large batch a rollout, and enough entropy not to settle on one arm.
+    settings = {"n_steps": 1_024, "batch_size": 1_024, "learning_rate": 3e-3, "ent_coef": 0.02}
+    model = PPO("MlpPolicy", env, seed=0, device="cpu", gamma=0.0, **settings)
 
     def mean_reward(trained: bool) -> float:
         rewards = []
@@ -40,5 +43,5 @@ def test_ppo_learns_more_than_chance(env_id: str, gain: float) -> None:
 
     env.action_space.seed(0)
     chance = mean_reward(trained=False)
-    model.learn(16_384)
-    assert mean_reward(trained=True) > chance + gain
+    model.learn(steps)
+    assert mean_reward(trained=True) > chance + 0.03
