@@ -85,7 +85,10 @@ def variants() -> list[str]:
         "no label smoothing": replace(DEFAULT, smoothing=0.0),
         "label smoothing 0.2": replace(DEFAULT, smoothing=0.2),
         "no class balance": replace(DEFAULT, balance=0.0),
-        "authored conversations weighted as composed": replace(DEFAULT, authored_weight=1.0),
+        "authored conversations weighted as composed": replace(DEFAULT, whole_weight=1.0),
+        "no pairs of conversations read as one": replace(DEFAULT, pairs=0.0),
+        "no calibration of set sizes": replace(DEFAULT, calibrate_sizes=False),
+        "neither": replace(DEFAULT, pairs=0.0, calibrate_sizes=False),
     }
     lines = []
     for name, config in configs.items():

@@ -23,7 +23,9 @@ def test_a_checkpoint_keeps_everything(trained: LocalPolicy, checkpoint: Path) -
     assert again.encoder.config == trained.encoder.config
     assert again.encoder.columns.tolist() == trained.encoder.columns.tolist()
     assert again.family.reward.config == trained.family.reward.config
-    assert (again.pooling, again.temperature) == (trained.pooling, trained.temperature)
+    assert again.pooling == trained.pooling
+    assert again.calibration.temperature == trained.calibration.temperature
+    assert np.array_equal(again.calibration.size_shift, trained.calibration.size_shift)
     assert again.metadata == json.loads(json.dumps(trained.metadata))
     for name, array in trained.parameters.arrays().items():
         stored = again.parameters.arrays()[name]
@@ -122,6 +124,8 @@ def rewritten(checkpoint: Path, target: Path, **changes: Any) -> Path:
         {"header": {"taxonomy": 3}},
         {"header": {"features": {}}},
         {"header": {"pooling": "much"}},
+        {"header": {"temperature": 0}},
+        {"size_shift": np.zeros(2, np.float32)},
         {"header": {"reward": {"f1_weight": 3}}},
         {"linear": None},
         {"linear": np.zeros((3, 26), np.float16)},
@@ -159,6 +163,26 @@ def test_columns_beyond_the_buckets_are_refused(checkpoint: Path, tmp_path: Path
     columns[-1] = 1 << 20
     with pytest.raises(AgentError):
         load_policy(rewritten(checkpoint, tmp_path / "bad.npz", columns=columns))
+
+
+def test_an_entry_marked_as_encrypted_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    damaged = bytearray(checkpoint.read_bytes())
+    directory = damaged.index(b"PK\x01\x02")
+    damaged[directory + 8] |= 1
+    path = tmp_path / "policy.npz"
+    path.write_bytes(damaged)
+    with pytest.raises(AgentError, match="damaged"):
+        load_policy(path)
+
+
+def test_an_array_with_a_broken_header_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "policy.npz"
+    with zipfile.ZipFile(checkpoint) as good, zipfile.ZipFile(path, "w") as bad:
+        for name in good.namelist():
+            content = good.read(name)
+            bad.writestr(name, content.replace(b"}", b"(", 1) if name == "bias.npy" else content)
+    with pytest.raises(AgentError, match="damaged"):
+        load_policy(path)
 
 
 # numpy leaves the file to the garbage collector when it is no archive.

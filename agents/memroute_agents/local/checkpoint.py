@@ -7,8 +7,6 @@ decision of the test data notices (a test measures it), and halves the file.
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,16 +14,16 @@ import numpy as np
 
 from memroute_agents.local.encoding import Encoder, SentenceView
 from memroute_agents.local.features import FeatureConfig
-from memroute_agents.local.policy import LocalPolicy, Parameters
+from memroute_agents.local.policy import Calibration, LocalPolicy, Parameters
 from memroute_agents.local.sentences import SentenceEncoder
 from memroute_agents.local.sets import family_of
-from memroute_env.errors import AgentError, MemrouteError
+from memroute_env.errors import AgentError
 from memroute_env.reward import RewardConfig
 from memroute_env.taxonomy import Horizon, Taxonomy
 
 __all__ = ["FORMAT", "load_policy", "save_policy"]
 
-FORMAT = "memroute-local-2"
+FORMAT = "memroute-local-3"
 
 
 def save_policy(policy: LocalPolicy, path: Path) -> None:
@@ -46,7 +44,7 @@ def save_policy(policy: LocalPolicy, path: Path) -> None:
             "scale": sentences.scale,
         },
         "pooling": policy.pooling,
-        "temperature": policy.temperature,
+        "temperature": policy.calibration.temperature,
         "metadata": policy.metadata,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +62,7 @@ def save_policy(policy: LocalPolicy, path: Path) -> None:
             sentence_mean=np.zeros(0, np.float32) if sentences is None else sentences.mean,
             bias=policy.parameters.bias,
             size_bias=policy.parameters.size_bias,
+            size_shift=policy.calibration.size_shift,
         )
     partial.replace(path)
 
@@ -91,18 +90,7 @@ def load_policy(path: Path) -> LocalPolicy:
         return _assemble(header, arrays)
     except AgentError:
         raise
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        NotImplementedError,
-        zipfile.BadZipFile,
-        zlib.error,
-        MemrouteError,
-    ) as error:
+    except Exception as error:  # whatever a damaged archive makes zipfile and numpy raise
         raise AgentError(
             f"{file}: not a checkpoint of the local policy, or damaged "
             f"({type(error).__name__}: {str(error)[:100]}); train it anew or copy it again"
@@ -150,16 +138,20 @@ def _assemble(header: dict, arrays: dict[str, np.ndarray]) -> LocalPolicy:
         "dense": (encoder.width, 2 * categories),
         "bias": (categories,),
         "size_bias": (family.num_sizes,),
+        "size_shift": (family.num_sizes,),
     }
     for name, shape in shapes.items():
         if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
             raise ValueError(f"array {name!r} has shape {arrays[name].shape}, not {shape}")
+    temperature = float(header["temperature"])
+    if not 0 < temperature < np.inf:
+        raise ValueError(f"temperature {temperature} is not above 0")
     names = ("linear", "assistant", "dense", "bias", "size_bias")
     return LocalPolicy(
         family,
         encoder,
         Parameters(**{name: arrays[name].astype(np.float32) for name in names}),
         float(header["pooling"]),
-        float(header["temperature"]),
+        Calibration(temperature, arrays["size_shift"].astype(np.float32)),
         header["metadata"],
     )

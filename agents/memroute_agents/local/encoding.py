@@ -86,6 +86,32 @@ class Encoded(NamedTuple):
             self.dense[rows],
         )
 
+    def paired(self, first: IntArray, second: IntArray) -> Encoded:
+        """Conversations made of two: `first[i]`, then `second[i]`, the turns counted on."""
+        both = np.stack([first, second], axis=1).ravel()
+        apart = self.take(both)
+        starts, turn_starts = apart.starts[::2], apart.turn_starts[::2]
+        before = apart.turns[apart.turn_starts[1::2] - 1] + 1
+        after = np.diff(apart.turn_starts)[1::2]
+        turns = apart.turns.copy()
+        turns[_ranges(apart.turn_starts, np.arange(1, len(both), 2))[0]] += np.repeat(before, after)
+        norms = apart.whole_norm.ravel()
+        squared = np.where(norms > 0, norms, np.inf).astype(float) ** -2
+        halves = np.arange(0, len(both) + 1, 2)
+        pairs = sparse.csr_matrix(
+            (np.ones(len(both), np.float32), np.arange(len(both)), halves),
+            (len(first), len(both)),
+        )
+        spoken = sparse.csr_matrix(pairs @ apart.assistant)
+        lengths = np.asarray(spoken.multiply(spoken).sum(axis=1)).ravel()
+        return apart._replace(
+            starts=starts,
+            turns=turns,
+            turn_starts=turn_starts,
+            whole_norm=_inverse_root(squared[::2] + squared[1::2])[:, None],
+            assistant=sparse.csr_matrix(spoken.multiply(_inverse_root(lengths)[:, None])),
+        )
+
 
 def _ranges(starts: IntArray, chosen: IntArray) -> tuple[IntArray, IntArray]:
     """The members of some ranges `starts[i]:starts[i + 1]`, and where each range starts in them."""

@@ -95,10 +95,10 @@ class Optimiser:
     ) -> EpochReport:
         """One pass over the data."""
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.data.size)
-        size = self.schedule.batch_size
         losses: list[Loss] = []
-        for k in range(self.steps_per_epoch):
-            losses.append(self.step(objective, order[k * size : (k + 1) * size]))
+        # Batches of nearly equal sizes: a last one of a few examples would make a wild step.
+        for k, chosen in enumerate(np.array_split(order, self.steps_per_epoch)):
+            losses.append(self.step(objective, chosen))
             if on_batch is not None:
                 on_batch(k + 1, self.steps_per_epoch)
         self.epoch += 1

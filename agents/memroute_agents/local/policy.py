@@ -28,7 +28,7 @@ from memroute_agents.local.encoding import Encoded, Encoder
 from memroute_agents.local.sets import AnswerFamily, Objective
 from memroute_env.taxonomy import Taxonomy
 
-__all__ = ["Evidence", "Forward", "LocalPolicy", "Parameters"]
+__all__ = ["Calibration", "Evidence", "Forward", "LocalPolicy", "Parameters"]
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -73,6 +73,20 @@ class Parameters:
     def copy(self) -> Parameters:
         """An independent copy."""
         return Parameters(**{name: array.copy() for name, array in self.arrays().items()})
+
+
+class Calibration(NamedTuple):
+    """What held-out data say about how sure to be (`memroute_agents.local.calibration`)."""
+
+    temperature: float
+    """Logits are divided by it ..."""
+    size_shift: FloatArray
+    """(Z,): ... and then each set size gets this much more."""
+
+    @classmethod
+    def none(cls, sizes: int) -> Calibration:
+        """Leaves logits as they are."""
+        return cls(1.0, np.zeros(sizes, np.float32))
 
 
 class Forward(NamedTuple):
@@ -127,10 +141,10 @@ class LocalPolicy:
     family: AnswerFamily
     encoder: Encoder
     parameters: Parameters
-    pooling: float = 0.3
+    pooling: float
     """tau: 0 would be the best part alone, infinity their mean."""
-    temperature: float = 1.0
-    """Calibration: logits are divided by it (fitted on validation data)."""
+    calibration: Calibration
+    """Of the logits; fitted on validation data."""
     metadata: dict[str, object] = field(default_factory=dict)
 
     @property
@@ -148,6 +162,7 @@ class LocalPolicy:
                 len(encoder.columns), family.num_categories, family.num_sizes, encoder.width
             ),
             pooling,
+            Calibration.none(family.num_sizes),
         )
 
     def forward(self, batch: Encoded) -> Forward:
@@ -216,7 +231,13 @@ class LocalPolicy:
 
     def logits(self, batch: Encoded) -> FloatArray:
         """Calibrated logits: what the family's `log_prob`, `marginals` and `decide` take."""
-        return self.forward(batch).logits / self.temperature
+        return self.calibrated(self.forward(batch).logits)
+
+    def calibrated(self, logits: FloatArray) -> FloatArray:
+        """Logits of a forward pass, calibrated."""
+        temperature, shift = self.calibration
+        nothing = np.zeros((1, self.family.num_categories), np.float32)
+        return logits / np.float32(temperature) + self.family.logits(nothing, shift)
 
     def decide(self, batch: Encoded, objective: Objective = "reward") -> IntArray:
         """The masks with the highest expected objective: (N,)."""

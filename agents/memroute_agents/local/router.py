@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
@@ -42,8 +43,10 @@ class LocalAgent:
             raise AgentError(f"objective {objective!r} is not one of {', '.join(OBJECTIVES)}")
         self.policy = policy
         self.objective: Objective = objective
-        digest = hashlib.sha256(policy.parameters.linear.tobytes()).hexdigest()[:12]
-        self.version = f"local-{digest}"
+        arrays = [*policy.parameters.arrays().values(), policy.calibration.size_shift]
+        sums = [zlib.crc32(np.ascontiguousarray(array).data) for array in arrays]
+        parts = f"{sums} {policy.calibration.temperature}".encode()
+        self.version = f"local-{hashlib.sha256(parts).hexdigest()[:12]}"
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -58,7 +61,7 @@ class LocalAgent:
         policy = self.policy
         batch = policy.encoder(conversations)
         forward = policy.forward(batch)
-        logits = forward.logits / policy.temperature
+        logits = policy.calibrated(forward.logits)
         masks = policy.family.decide(logits, self.objective).tolist()
         marginals = policy.family.marginals(logits)
         attention = forward.attention(batch)

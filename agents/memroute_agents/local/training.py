@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from memroute_agents.local.calibration import calibrate
 from memroute_agents.local.checkpoint import save_policy
 from memroute_agents.local.encoding import Encoded, Encoder, SentenceView
 from memroute_agents.local.factorised import (
@@ -34,10 +35,11 @@ from memroute_agents.local.objectives import (
 )
 from memroute_agents.local.optimise import EpochReport, Optimiser, Schedule
 from memroute_agents.local.play import EnvironmentPlay
-from memroute_agents.local.policy import LocalPolicy
+from memroute_agents.local.policy import Calibration, LocalPolicy
 from memroute_agents.local.run_folder import RunFolder
 from memroute_agents.local.sentences import SentenceEncoder
 from memroute_agents.local.sets import SetFamily, family_of, softmax
+from memroute_agents.local.supervision import Supervision
 from memroute_env.conversation import Example
 from memroute_env.datasets import Dataset
 from memroute_env.errors import DataError, OptionError
@@ -64,7 +66,7 @@ class TrainConfig:
     """Weight of the embeddings beside n-grams of length 1."""
     supervised: Schedule = field(
         default_factory=lambda: Schedule(
-            epochs=8, rate=256.0, batch_size=256, warm_up=30, min_steps=100, evidence_weight=2.0
+            epochs=8, rate=256.0, batch_size=256, warm_up=60, min_steps=100, evidence_weight=2.0
         )
     )
     smoothing: float = 0.1
@@ -72,8 +74,12 @@ class TrainConfig:
     balance: float = 0.5
     """Class imbalance: an example's weight is the inverse frequency of its set's rarest category
     to this power (0: none, 1: full)."""
-    authored_weight: float = 3.0
+    whole_weight: float = 3.0
     """Weight of conversations written in one piece, relative to composed ones."""
+    pairs: float = 1.0
+    """Pairs of these conversations that are also read as one, as a share of their number."""
+    calibrate_sizes: bool = True
+    """Fit the biases of set sizes to validation data, beside the temperature."""
     estimator: Estimator = "sampled"
     """Policy gradient: `sampled` groups through the environment, `exact`, or `none`."""
     gradient_iterations: int = 30
@@ -200,7 +206,9 @@ class _Run:
                 raise DataError("the checkpoint to start from has another taxonomy than the data")
             encoder = warm_start.encoder
             self.policy = replace(
-                warm_start, parameters=warm_start.parameters.copy(), temperature=1.0
+                warm_start,
+                parameters=warm_start.parameters.copy(),
+                calibration=Calibration.none(self.family.num_sizes),
             )
         self.data = encoder.encode(features)
         del features
@@ -236,31 +244,28 @@ class _Run:
 
     def _supervised(self) -> None:
         config, family = self.config, self.family
-        objective: Objective
-        if isinstance(family, SetFamily):
-            objective = CrossEntropy(
-                self.targets, self._weights(), family.payoff_KK, config.smoothing
-            )
-        else:
-            assert isinstance(family, FactorisedFamily)
-            objective = FactorisedCrossEntropy(family, self.targets, self._weights())
-        self._epochs("supervised", objective, config.supervised, self._evidence())
+        known = Supervision.of(self.data, self.examples, self.gold, family)
+        known = known.with_pairs(config.pairs, config.seed)
+        weights = known.weights(family, config.balance, config.whole_weight)
+        objective = self._cross_entropy(family.closest(known.gold), weights, config.smoothing)
+        self._epochs("supervised", objective, config.supervised, known.data, known.evidence)
 
     def _scratch(self) -> None:
         config = self.config
         objective = self._sampled(2, self.examples, entropy_weight=config.scratch_entropy)
         schedule = Schedule(epochs=config.scratch_epochs, rate=config.scratch_rate)
-        self._epochs("from scratch", objective, schedule, None)
+        self._epochs("from scratch", objective, schedule, self.data, None)
 
     def _epochs(
         self,
         stage: str,
         objective: Objective,
         schedule: Schedule,
+        data: Encoded,
         evidence: npt.NDArray[np.bool_] | None,
     ) -> None:
         """Epochs of one objective; the state is saved after each."""
-        optimiser = Optimiser(self.policy, self.data, schedule, self.config.seed, evidence)
+        optimiser = Optimiser(self.policy, data, schedule, self.config.seed, evidence)
         self.folder.restore(stage, optimiser)
         while optimiser.epoch < optimiser.epochs:
             self.report(stage, optimiser.epoch, optimiser.epochs)
@@ -319,35 +324,25 @@ class _Run:
         return np.concatenate([chosen, self.data.size + following])
 
     def _calibrate(self) -> None:
-        """The temperature with the lowest validation negative log-likelihood."""
-        self.policy.temperature = 1.0
-        logits = self.policy.forward(self.held_out).logits
+        """Fit to validation data; what learns from rewards alone gets no gold sets here either."""
         gold = self.family.closest(self.validation.gold_masks)
-        candidates = np.exp(np.linspace(np.log(0.3), np.log(5), 60))
-        losses = [-self.family.log_prob(logits / t, gold).mean() for t in candidates]
-        self.policy.temperature = float(candidates[int(np.argmin(losses))])
+        likelihood = self._cross_entropy(gold, np.ones(len(gold), np.float32))
+        sizes = self.config.calibrate_sizes and not self.config.from_scratch
+        self.policy.calibration = calibrate(self.policy, self.held_out, likelihood, sizes=sizes)
 
     # Pieces -------------------------------------------------------------------------------------
 
-    def _weights(self) -> npt.NDArray[np.float32]:
-        """Weight of each example: rare categories and authored conversations count more."""
-        bits = self.family.indicator_of(self.targets) > 0
-        frequency = bits.mean(axis=0)
-        rarest = np.where(bits, frequency, np.inf).min(axis=1)
-        weights = rarest**-self.config.balance
-        authored = np.array([e.metadata.source == "authored" for e in self.examples])
-        weights = weights * np.where(authored, self.config.authored_weight, 1.0)
-        return (weights / weights.mean()).astype(np.float32)
-
-    def _evidence(self) -> npt.NDArray[np.bool_]:
-        """(T, C): the user's turns that are named as evidence."""
-        marked = np.zeros((len(self.data.turns), self.family.num_categories), np.bool_)
-        column = {c: i for i, c in enumerate(self.taxonomy.all_ids)}
-        for n, example in enumerate(self.examples):
-            for category_id, turns in example.labels.evidence.items():
-                mine = slice(self.data.turn_starts[n], self.data.turn_starts[n + 1])
-                marked[mine, column[category_id]] |= np.isin(self.data.turns[mine], turns)
-        return marked
+    def _cross_entropy(
+        self,
+        targets: npt.NDArray[np.int64],
+        weights: npt.NDArray[np.float32],
+        smoothing: float = 0.0,
+    ) -> CrossEntropy | FactorisedCrossEntropy:
+        """In the family's form; the factorised one knows no smoothing."""
+        if isinstance(self.family, FactorisedFamily):
+            return FactorisedCrossEntropy(self.family, targets, weights)
+        assert isinstance(self.family, SetFamily)
+        return CrossEntropy(targets, weights, self.family.payoff_KK, smoothing)
 
     def _sampled(
         self,

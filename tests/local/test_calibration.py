@@ -1,0 +1,108 @@
+"""How sure the policy is, and of how many categories: fitted to held-out data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from memroute_agents.local.calibration import COLDEST, HOTTEST, calibrate
+from memroute_agents.local.encoding import Encoded
+from memroute_agents.local.factorised import FactorisedCrossEntropy, FactorisedFamily
+from memroute_agents.local.objectives import CrossEntropy
+from memroute_agents.local.policy import Calibration, LocalPolicy
+from memroute_agents.local.sets import SetFamily
+from memroute_env import Dataset
+from tests.local.conftest import MARKETING
+
+
+def likelihood(policy: LocalPolicy, gold: np.ndarray) -> CrossEntropy | FactorisedCrossEntropy:
+    targets, ones = policy.family.closest(gold), np.ones(len(gold), np.float32)
+    if isinstance(policy.family, FactorisedFamily):
+        return FactorisedCrossEntropy(policy.family, targets, ones)
+    assert isinstance(policy.family, SetFamily)
+    return CrossEntropy(targets, ones, policy.family.payoff_KK)
+
+
+def loss(policy: LocalPolicy, batch: Encoded, gold: np.ndarray, calibration: Calibration) -> float:
+    changed = replace(policy, calibration=calibration)
+    return -float(
+        changed.family.log_prob(changed.logits(batch), changed.family.closest(gold)).mean()
+    )
+
+
+def drawn(policy: LocalPolicy, batch: Encoded, seed: int = 0) -> np.ndarray:
+    """Gold masks that the policy, as it is calibrated, would be right about."""
+    assert isinstance(policy.family, SetFamily)
+    logits = policy.logits(batch)
+    gumbel = np.random.default_rng(seed).gumbel(size=logits.shape)
+    return policy.family.masks_of((logits + gumbel).argmax(axis=1))
+
+
+@pytest.fixture
+def batch(random_policy: LocalPolicy, train: Dataset) -> Encoded:
+    return random_policy.encoder([e.conversation for e in train])
+
+
+def test_nothing_is_what_an_untrained_policy_starts_with(
+    random_policy: LocalPolicy, batch: Encoded
+) -> None:
+    assert np.array_equal(random_policy.logits(batch), random_policy.forward(batch).logits)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_a_known_temperature_and_known_shifts_are_found(
+    random_policy: LocalPolicy, batch: Encoded, temperature: float
+) -> None:
+    truth = Calibration(temperature, np.array([0.0, 0.0, 1.0, -1.0], np.float32))
+    batch = batch.take(np.tile(np.arange(batch.size), 8))
+    gold = drawn(replace(random_policy, calibration=truth), batch)
+    found = calibrate(random_policy, batch, likelihood(random_policy, gold))
+    assert found.temperature == pytest.approx(temperature, rel=0.1)
+    apart = found.size_shift - found.size_shift[1]
+    assert apart[2] == pytest.approx(1, abs=0.2)
+    assert apart[3] == pytest.approx(-1, abs=0.2)
+    assert loss(random_policy, batch, gold, found) < loss(random_policy, batch, gold, truth) + 1e-3
+
+
+def test_the_factorised_family_is_calibrated_alike(
+    random_policy: LocalPolicy, batch: Encoded
+) -> None:
+    gold = drawn(random_policy, batch)
+    listed = calibrate(random_policy, batch, likelihood(random_policy, gold))
+    factorised = replace(random_policy, family=FactorisedFamily(MARKETING))
+    same = calibrate(factorised, batch, likelihood(factorised, gold))
+    assert same.temperature == pytest.approx(listed.temperature, rel=0.01)
+    assert np.allclose(same.size_shift, listed.size_shift, atol=0.02)
+
+
+def test_its_own_calibration_does_not_matter(random_policy: LocalPolicy, batch: Encoded) -> None:
+    gold = drawn(random_policy, batch)
+    odd = replace(random_policy, calibration=Calibration(3.0, np.ones(4, np.float32)))
+    first = calibrate(random_policy, batch, likelihood(random_policy, gold))
+    second = calibrate(odd, batch, likelihood(odd, gold))
+    assert first.temperature == second.temperature
+    assert np.array_equal(first.size_shift, second.size_shift)
+
+
+def test_the_temperature_alone(random_policy: LocalPolicy, batch: Encoded) -> None:
+    gold = drawn(
+        replace(random_policy, calibration=Calibration(2.0, np.zeros(4, np.float32))), batch
+    )
+    found = calibrate(random_policy, batch, likelihood(random_policy, gold), sizes=False)
+    assert found.temperature == pytest.approx(2, rel=0.2)
+    assert not found.size_shift.any()
+
+
+def test_a_handful_of_conversations_moves_little(
+    random_policy: LocalPolicy, batch: Encoded
+) -> None:
+    few = batch.take(np.arange(3))
+    gold = np.array([1, 2, 4])
+    found = calibrate(random_policy, few, likelihood(random_policy, gold))
+    assert np.abs(found.size_shift).max() < len(gold)
+    assert COLDEST <= found.temperature <= HOTTEST + 1e-6
+    assert loss(random_policy, few, gold, found) <= loss(
+        random_policy, few, gold, Calibration.none(4)
+    )
