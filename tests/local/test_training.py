@@ -77,11 +77,7 @@ def test_the_policy_gradient_never_makes_validation_worse(
     after = train_policy(train, held_out, replace(SHORT, gradient_iterations=6))
     steps = [m["val_reward"] for m in after.metrics if m["stage"] == "policy gradient"]
     assert len(steps) == 6
-    supervised = before.metrics[-1]["val_reward"]
-    assert max([supervised, *steps]) >= supervised
-    kept = max([supervised, *steps])
-    # Calibration comes after, and changes decisions a little.
-    assert measured(after.policy)["val_reward"] >= min(supervised, kept) - 0.03
+    assert measured(after.policy)["val_reward"] >= measured(before.policy)["val_reward"]
 
 
 def test_the_log_has_a_line_an_epoch(train: Dataset, held_out: Dataset, tmp_path: Path) -> None:

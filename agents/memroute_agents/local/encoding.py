@@ -172,7 +172,8 @@ class Encoder:
             present[np.unique(np.concatenate([mine, theirs]))] += 1
         columns = np.flatnonzero(present >= min_count).astype(np.int32)
         idf = np.log((1 + n) / (1 + present[columns])) + 1
-        return cls(config, columns, idf.astype(np.float32))
+        # In half precision from the start: a checkpoint keeps no more of it.
+        return cls(config, columns, idf.astype(np.float16).astype(np.float32))
 
     def __call__(self, conversations: Sequence[Conversation]) -> Encoded:
         """Encode a batch."""

@@ -70,6 +70,15 @@ class Parameters:
             "size_bias": self.size_bias,
         }
 
+    def rounded(self) -> Parameters:
+        """The same in half precision (still as float32), as checkpoints keep the weights."""
+        half = {
+            name: array.astype(np.float16).astype(np.float32)
+            for name, array in self.arrays().items()
+            if name in ("linear", "assistant", "dense")
+        }
+        return Parameters(**half, bias=self.bias.copy(), size_bias=self.size_bias.copy())
+
     def copy(self) -> Parameters:
         """An independent copy."""
         return Parameters(**{name: array.copy() for name, array in self.arrays().items()})

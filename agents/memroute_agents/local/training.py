@@ -69,12 +69,12 @@ class TrainConfig:
             epochs=8, rate=256.0, batch_size=256, warm_up=60, min_steps=100, evidence_weight=2.0
         )
     )
-    smoothing: float = 0.1
+    smoothing: float = 0.15
     """Label noise: see `CrossEntropy`."""
     balance: float = 0.5
     """Class imbalance: an example's weight is the inverse frequency of its set's rarest category
     to this power (0: none, 1: full)."""
-    whole_weight: float = 3.0
+    whole_weight: float = 5.0
     """Weight of conversations written in one piece, relative to composed ones."""
     pairs: float = 1.0
     """Pairs of these conversations that are also read as one, as a share of their number."""
@@ -219,12 +219,12 @@ class _Run:
         config = self.config
         if config.from_scratch:
             self._scratch()
+            self._settle()
         else:
             self._supervised()
-            self._calibrate()
+            self._settle()
             if config.estimator != "none":
                 self._policy_gradient()
-        self._calibrate()
         seconds = time.perf_counter() - self.started
         self.policy.metadata = {
             "train": [
@@ -297,7 +297,7 @@ class _Run:
         )
         optimiser = Optimiser(self.policy, data, schedule, config.seed)
         rng = np.random.default_rng([config.seed, 3])
-        best, best_reward = start, before
+        best, best_reward, calibration = start, before, self.policy.calibration
         for iteration in range(1, config.gradient_iterations + 1):
             loss = optimiser.step(objective, self._groups(rng, iteration - 1))
             self._log(
@@ -311,7 +311,10 @@ class _Run:
             if loss.kl > config.max_kl:
                 break
         # The supervised policy is a candidate like any iterate: validation decides.
-        self.policy.parameters = best
+        self.policy.parameters = best.copy()
+        self._settle()
+        if self.evaluate()["val_reward"] < before:
+            self.policy.parameters, self.policy.calibration = start, calibration
 
     def _groups(self, rng: np.random.Generator, iteration: int) -> npt.NDArray[np.int64]:
         """Positions of one iteration's conversations: fitted ones, then the next fresh ones."""
@@ -323,8 +326,12 @@ class _Run:
         following = (iteration * fresh + np.arange(fresh)) % len(self.fresh or ())
         return np.concatenate([chosen, self.data.size + following])
 
-    def _calibrate(self) -> None:
-        """Fit to validation data; what learns from rewards alone gets no gold sets here either."""
+    def _settle(self) -> None:
+        """Round to what a checkpoint keeps, and calibrate that on validation data.
+
+        What learns from rewards alone gets no more from gold sets here than a temperature.
+        """
+        self.policy.parameters = self.policy.parameters.rounded()
         gold = self.family.closest(self.validation.gold_masks)
         likelihood = self._cross_entropy(gold, np.ones(len(gold), np.float32))
         sizes = self.config.calibrate_sizes and not self.config.from_scratch
