@@ -9,7 +9,9 @@ on validation data. About twenty minutes on two cores.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,12 @@ VALIDATION = load_dataset("marketing", "validation")
 TEST = load_dataset("marketing", "test")
 DEFAULT = replace(TrainConfig(), estimator="none")
 SEEDS = range(5)
+
+
+@cache
+def supervised_policy(seed: int) -> LocalPolicy:
+    """The default without policy gradient."""
+    return train_policy(TRAIN, VALIDATION, replace(DEFAULT, seed=seed)).policy
 
 
 def part(dataset: Dataset, source: str) -> Dataset:
@@ -92,9 +100,10 @@ def variants() -> list[str]:
     }
     lines = []
     for name, config in configs.items():
-        policy = train_policy(TRAIN, VALIDATION, config).policy
+        default = config is DEFAULT
+        policy = supervised_policy(0) if default else train_policy(TRAIN, VALIDATION, config).policy
         lines.append(line(name, policy))
-        if config is DEFAULT:
+        if default:
             for objective in ("f1", "exact"):
                 lines.append(line(f"default, decoded for {objective}", policy, objective))
     for source in ("authored", "composed"):
@@ -119,7 +128,7 @@ def estimators() -> list[str]:
     still = replace(DEFAULT.supervised, epochs=0, min_steps=0)
     found: dict[str, list[list[float]]] = {}
     for seed in SEEDS:
-        supervised = train_policy(TRAIN, VALIDATION, replace(DEFAULT, seed=seed)).policy
+        supervised = supervised_policy(seed)
         found.setdefault("none: supervised alone", []).append(measure(supervised, TEST))
         for estimator in ("sampled", "exact"):
             for name, data in (("", None), (", half of the groups fresh", fresh)):
@@ -130,10 +139,7 @@ def estimators() -> list[str]:
                 found.setdefault(estimator + name, []).append(measure(after, TEST))
     lines = []
     for name, rows in found.items():
-        values = np.array(rows)
-        cells = [
-            f"{m:.4f} ± {s:.4f}" for m, s in zip(values.mean(0), values.std(0, ddof=1), strict=True)
-        ]
+        cells = spread(rows, 4)
         print(name, *cells, flush=True)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
@@ -141,7 +147,7 @@ def estimators() -> list[str]:
 
 def ascent() -> list[str]:
     """Why it does not help: the exact gradient, followed over all training data, stage by stage."""
-    policy = train_policy(TRAIN, VALIDATION, DEFAULT).policy
+    policy = replace(supervised_policy(0), parameters=supervised_policy(0).parameters.copy())
     family = policy.family
     assert isinstance(family, SetFamily)
     data = policy.encoder([e.conversation for e in TRAIN])
@@ -209,20 +215,31 @@ def foreign(path: Path) -> list[str]:
     return lines
 
 
+def spread(rows: Iterable[Sequence[float]], places: int) -> list[str]:
+    """Mean and standard deviation of each column, over seeds."""
+    values = np.array(list(rows))
+    pairs = zip(values.mean(0), values.std(0, ddof=1), strict=True)
+    return [f"{mean:.{places}f} ± {deviation:.{places}f}" for mean, deviation in pairs]
+
+
+def seeds() -> list[str]:
+    """The validation split, five seeds."""
+    cells = spread((measure(supervised_policy(seed), VALIDATION) for seed in SEEDS), 4)
+    print("seeds", *cells, flush=True)
+    return ["| " + " | ".join(cells) + " |"]
+
+
 def label_counts() -> list[str]:
     """F1 by number of gold categories, five seeds, validation and test together."""
     rows = []
     both = Dataset([*VALIDATION, *TEST], TRAIN.taxonomy, checked=True)
     count = np.array([int(m).bit_count() for m in both.gold_masks])
     for seed in SEEDS:
-        policy = train_policy(TRAIN, VALIDATION, replace(DEFAULT, seed=seed)).policy
+        policy = supervised_policy(seed)
         masks = policy.decide(policy.encoder([e.conversation for e in both]))
         f1 = policy.family.reward.score_masks(masks, both.gold_masks, components=True).f1
         rows.append([f1[count == 0].mean(), f1[count == 1].mean(), f1[count > 1].mean()])
-    values = np.array(rows)
-    cells = [
-        f"{m:.3f} ± {s:.3f}" for m, s in zip(values.mean(0), values.std(0, ddof=1), strict=True)
-    ]
+    cells = spread(rows, 3)
     print("label counts", *cells, flush=True)
     return ["| " + " | ".join(cells) + " |"]
 
@@ -247,6 +264,9 @@ def main() -> None:
         + f"\n\n## Label noise\n\n| variant | {head}\n"
         + "\n".join(noise())
         + (FOREIGN.format("\n".join(foreign(Path(sys.argv[1])))) if sys.argv[1:] else "")
+        + "\n\n## Five seeds\n\nMean and standard deviation on the validation split.\n\n"
+        "| F1 | exact | reward |\n|---|---|---|\n"
+        + "\n".join(seeds())
         + "\n\n## One category or several\n\nF1 on validation and test data, mean and standard "
         "deviation over five seeds.\n\n| none | one | two and more |\n|---|---|---|\n"
         + "\n".join(label_counts())
