@@ -73,6 +73,8 @@ def export_minilm(folder: Path) -> Path:
 
 def main() -> None:
     """Print the comparison."""
+    if not sys.argv[1:] or sys.argv[1].startswith("-"):
+        sys.exit("usage: python -m bench.encoder FOLDER [--export]")
     folder = Path(sys.argv[1])
     if "--export" in sys.argv:
         export_minilm(folder)

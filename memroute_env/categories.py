@@ -36,7 +36,7 @@ _REMEMBERED = 1 << 14
 
 
 class Horizon(StrEnum):
-    """How long a memory matters, in the order that breaks ties (SPEC §2)."""
+    """How long a memory matters, in the order that breaks ties (`memroute_env.reward_formula`)."""
 
     LONG = "long"
     MEDIUM = "medium"

@@ -18,7 +18,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
@@ -53,6 +53,18 @@ MAX_LINE_BYTES = 4 * 2**20
 """Longest line that is read (4 MiB); a longer one is an error, not a memory problem."""
 
 Role = Literal["user", "assistant"]
+
+_MESSAGE_ROLES: dict[str, Role | None] = {
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "ai": "assistant",
+    "system": None,
+    "developer": None,
+    "tool": None,
+    "function": None,
+}
+"""Roles of chat APIs, and what they are here; None: left out."""
 
 
 class Turn(BaseModel):
@@ -90,6 +102,35 @@ class Conversation(BaseModel):
     def to_text(self) -> str:
         """The conversation as plain text: a line `USER: …` or `ASSISTANT: …` a turn."""
         return "\n".join(f"{turn.role.upper()}: {turn.content}" for turn in self.turns)
+
+    @classmethod
+    def from_messages(cls, messages: Iterable[Mapping[str, Any]]) -> Conversation:
+        """A conversation from messages as chat APIs hold them.
+
+        Kept is the text of users and assistants, a turn for each message that has any (evidence
+        counts these turns). Content may be a string or a list of parts; system and developer
+        messages, tool calls and results, images and further keys are left out.
+
+        Raises:
+            DataError: If a message has no known role, or none has text of a user or assistant.
+        """
+        turns = []
+        for number, message in enumerate(messages):
+            found = message.get("role")
+            if found not in _MESSAGE_ROLES:
+                known = ", ".join(_MESSAGE_ROLES)
+                raise DataError(
+                    f"message {number}: field 'role': {found!r} is none of {known}; rename it"
+                )
+            role, content = _MESSAGE_ROLES[found], message.get("content")
+            if isinstance(content, list):
+                parts = [part.get("text") for part in content if isinstance(part, Mapping)]
+                content = "\n".join(part for part in parts if isinstance(part, str))
+            if role is not None and isinstance(content, str) and content.strip():
+                turns.append(Turn(role=role, content=content))
+        if not turns:
+            raise DataError("no message of a user or an assistant has text; nothing can be routed")
+        return cls(turns=tuple(turns))
 
     @property
     def user_texts(self) -> tuple[str, ...]:

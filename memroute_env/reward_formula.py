@@ -2,7 +2,7 @@
 
 `total = 0.6·f1 + 0.2·temporal + 0.1·parity + 0.1·efficiency`, in [0, 1]; a malformed text action
 scores -1.0 with every component 0. The formula, the efficiency schedule and the horizon adjacency
-are the project's specification (§2); all of them are fields of `RewardConfig`. How a reward is
+define the project; all of them are fields of `RewardConfig`. How a reward is
 looked up in place of being computed stands in `memroute_env.reward`.
 """
 

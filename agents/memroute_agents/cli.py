@@ -21,7 +21,7 @@ train_app = typer.Typer(help="Train an agent.", no_args_is_help=True, rich_marku
 
 @train_app.command(
     epilog="Example: `memroute train local --data mine.jsonl --out runs/mine`  \n"
-    "Then: `memroute eval --agent local:runs/mine --data marketing:test`"
+    "Then: `memroute eval --agent local:runs/mine --data mine-test.jsonl`"
 )
 def local(
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint and the metrics.")],

@@ -1,6 +1,6 @@
 """Quality of a corpus: gates, distributions, leaks, duplicates, secrets, suspected noise.
 
-The gates are the project's specification (§4). Everything is measured, nothing is assumed.
+The gates are the constants below. Everything is measured, nothing is assumed.
 """
 
 from __future__ import annotations

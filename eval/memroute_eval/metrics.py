@@ -1,6 +1,6 @@
 """Metrics of an agent's answers, with bootstrap intervals.
 
-Definitions are the project's specification (§5). A malformed answer is wrong on every metric and
+`METRICS` defines each. A malformed answer is wrong on every metric and
 never dropped; only calls that *failed* (no answer at all) are left out, and counted.
 """
 

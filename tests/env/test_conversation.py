@@ -341,6 +341,47 @@ def test_conversations_are_immutable() -> None:
 # Plain text ---------------------------------------------------------------------------------------
 
 
+def test_messages_of_chat_apis_become_turns() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "search", "arguments": "{}"}}
+    picture = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+    conversation = Conversation.from_messages(
+        [
+            {"role": "system", "content": "You are helpful."},
+            {"role": "user", "content": "Keep it short.", "name": "ida"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "42", "tool_call_id": "1"},
+            {"role": "ai", "content": [{"type": "text", "text": "Noted."}]},
+            {
+                "role": "human",
+                "content": [{"type": "text", "text": "See"}, picture, {"text": "it?"}],
+            },
+            {"role": "user", "content": "  "},
+        ]
+    )
+    assert [(t.role, t.content) for t in conversation.turns] == [
+        ("user", "Keep it short."),
+        ("assistant", "Noted."),
+        ("user", "See\nit?"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        ([], "no message of a user or an assistant"),
+        ([{"role": "system", "content": "hello"}], "no message of a user or an assistant"),
+        (
+            [{"role": "user", "content": "a"}, {"role": "boss", "content": "b"}],
+            "message 1:.*'boss'",
+        ),
+        ([{"content": "hello"}], "message 0: field 'role': None"),
+    ],
+)
+def test_messages_that_hold_no_conversation_are_refused(messages: list[dict], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        Conversation.from_messages(messages)
+
+
 def test_plain_text_is_read_turn_by_turn() -> None:
     text = "User: one\nand more\n\nASSISTANT: two\nhuman: three: four\n"
     turns = conversation_from_text(text).turns

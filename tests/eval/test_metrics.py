@@ -39,7 +39,7 @@ def outcomes(
 def slow_metrics(
     taxonomy: Taxonomy, predicted: list[int | None], gold: list[int]
 ) -> dict[str, float | None]:
-    """SPEC §5, one example at a time, on sets of names."""
+    """The definitions of `METRICS`, one example at a time, on sets of names."""
     horizons = {c.id: str(c.horizon) for c in taxonomy.categories}
     scopes = {c.id: c.scope for c in taxonomy.categories}
     nothing = taxonomy.exclusive.id

@@ -50,7 +50,7 @@ def slow_score(
 
 
 def slow_parse(text: str, known: Container[str], exclusive: str) -> set[str] | None:
-    """The set that a text names, read strictly (§3), or None if it is malformed.
+    """The set that a text names, read strictly, or None if it is malformed.
 
     Reads what §3 lists in the order in which it lists it; the parser of the package also copes
     with wrappings within wrappings, invisible characters and exotic line breaks.

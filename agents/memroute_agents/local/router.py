@@ -156,7 +156,8 @@ def _make_local(argument: str, context: AgentContext) -> Agent:
     if policy.taxonomy != context.taxonomy:
         raise AgentError(
             f"{argument}: the policy was trained for the taxonomy {policy.taxonomy.name!r}, "
-            f"the data has {context.taxonomy.name!r}; train one for this taxonomy"
+            f"the one in use is {context.taxonomy.name!r}; name the policy's (--taxonomy), or "
+            "train a policy for this one"
         )
     return LocalAgent(policy, objective)
 

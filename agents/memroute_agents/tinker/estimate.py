@@ -1,6 +1,6 @@
 """Tokens, cost and time of a run, before anything is sent.
 
-Time is scaled from the published run (specification §6): 100 supervised steps of 128 in 17 minutes,
+Time is scaled from the published run (`memroute_eval.published.TRAINING`): 100 supervised steps of 128 in 17 minutes,
 30 iterations of 64 x 32 samples in 3.2 hours, an 8B model on Tinker's service.
 """
 

@@ -1,6 +1,6 @@
 """Every setting of a training run, validated once, and the two presets.
 
-`paper` is the published training (the project's specification, §6): 100 supervised steps of 128
+`paper` is the published training (`memroute_eval.published.TRAINING`): 100 supervised steps of 128
 conversations, then 30 iterations of 64 groups of 32 samples. `quick` is the same in small: an
 afternoon's first look for about a fiftieth of the cost.
 """
