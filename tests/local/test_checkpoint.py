@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,38 @@ def test_it_routes_like_the_policy_that_was_saved(trained: LocalPolicy, checkpoi
     conversations = [example.conversation for example in load_dataset("marketing", "test")[:200]]
     before, after = (LocalAgent(policy).route(conversations) for policy in (trained, again))
     assert [d.scores for d in before] == [d.scores for d in after]
+
+
+def test_two_can_be_saved_at_once(
+    trained: LocalPolicy, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second is written while the first waits to be put in place."""
+    path, replace = tmp_path / "policy.npz", Path.replace
+    waiting = [True]
+
+    def late(self: Path, target: Path) -> Path:
+        if waiting and waiting.pop():
+            other = threading.Thread(target=save_policy, args=(trained, path))
+            other.start()
+            other.join()
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", late)
+    save_policy(trained, path)
+    assert LocalAgent(load_policy(path)).version == LocalAgent(load_policy(checkpoint)).version
+    assert [p.name for p in tmp_path.iterdir()] == ["policy.npz"]
+
+
+def test_a_checkpoint_that_cannot_be_finished_leaves_nothing(
+    trained: LocalPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(OSError, match="no space"):
+        save_policy(trained, tmp_path / "policy.npz")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_second_round_trip_changes_nothing(checkpoint: Path, tmp_path: Path) -> None:

@@ -331,7 +331,7 @@ def test_options_of_the_agent(trained: LocalPolicy, checkpoint: object, support:
     agent = create_agent(name, AgentContext(MARKETING, options={"objective": "exact"}))
     assert isinstance(agent, LocalAgent)
     assert agent.objective == "exact"
-    with pytest.raises(AgentError, match="'marketing', the data has 'support'"):
+    with pytest.raises(AgentError, match="'marketing', the one in use is 'support'"):
         create_agent(name, AgentContext(support))
     with pytest.raises(AgentError, match="knows the taxonomy 'marketing', not 'support'"):
         create_agent("local", AgentContext(support))

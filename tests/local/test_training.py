@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from memroute_agents.baselines import best_constant
-from memroute_agents.local.optimise import Schedule
+from memroute_agents.local.features import FeatureConfig
+from memroute_agents.local.objectives import Loss
+from memroute_agents.local.optimise import Optimiser, Schedule
 from memroute_agents.local.play import hold_out
 from memroute_agents.local.policy import LocalPolicy
 from memroute_agents.local.training import TrainConfig, train_policy
 from memroute_data_gen.compose import compose
-from memroute_env import DataError, Dataset, Taxonomy, load_dataset, load_taxonomy
+from memroute_env import DataError, Dataset, OptionError, Taxonomy, load_dataset, load_taxonomy
 from tests.conftest import make_example
 from tests.local.conftest import QUICK
 
@@ -263,6 +265,50 @@ def test_a_warm_start_goes_on_from_the_checkpoint(
     train_policy(train, held_out, SHORT, warm_start=trained)
     for name, array in trained.parameters.arrays().items():
         assert np.array_equal(array, before[name])
+
+
+def test_a_warm_start_keeps_the_features_of_its_checkpoint(
+    train: Dataset, held_out: Dataset, trained: LocalPolicy
+) -> None:
+    still = replace(SHORT, supervised=Schedule(epochs=0, rate=1.0), estimator="none")
+    other = replace(still, features=FeatureConfig(word_orders=(1,), bits=17))
+    same = train_policy(train, held_out, other, warm_start=trained).policy
+    assert same.encoder.config == trained.encoder.config
+    learnt = replace(SHORT, features=other.features)
+    assert same_parameters(
+        train_policy(train, held_out, learnt, warm_start=trained).policy,
+        train_policy(train, held_out, SHORT, warm_start=trained).policy,
+    )
+
+
+def test_what_would_not_be_done_is_refused(
+    train: Dataset, held_out: Dataset, trained: LocalPolicy
+) -> None:
+    with_encoder = replace(SHORT, sentence_encoder="somewhere")
+    with pytest.raises(OptionError, match="sentence encoder.*checkpoint"):
+        train_policy(train, held_out, with_encoder, warm_start=trained)
+    for config in (replace(SHORT, estimator="none"), replace(SHORT, from_scratch=True)):
+        with pytest.raises(OptionError, match="fresh conversations"):
+            train_policy(train, held_out, config, fresh=held_out)
+
+
+def test_the_policy_gradients_steps_shrink_over_its_iterations(
+    train: Dataset, held_out: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned: list[tuple[int, int]] = []
+    step = Optimiser.step
+
+    def watched(self: Optimiser, *rest: Any) -> Loss:
+        planned.append((self.epochs, self.steps_per_epoch))
+        return step(self, *rest)
+
+    still = Schedule(epochs=0, rate=1.0)
+    many = replace(SHORT, supervised=still, gradient_iterations=50, groups=32, max_kl=9.0)
+    monkeypatch.setattr(Optimiser, "step", watched)
+    train_policy(train, held_out, many)
+    assert len(planned) == 50
+    epochs, steps = planned[0]
+    assert 50 <= epochs * steps < 50 + steps
 
 
 def test_all_data_of_a_run_need_one_taxonomy(

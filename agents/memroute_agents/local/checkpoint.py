@@ -7,6 +7,8 @@ checkpoint routes exactly like the policy that was measured.
 from __future__ import annotations
 
 import json
+import os
+import threading
 from dataclasses import asdict
 from pathlib import Path
 
@@ -48,23 +50,27 @@ def save_policy(policy: LocalPolicy, path: Path) -> None:
         "metadata": policy.metadata,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        np.savez_compressed(
-            file,
-            allow_pickle=False,
-            header=np.frombuffer(json.dumps(header).encode(), np.uint8),
-            columns=policy.encoder.columns,
-            idf=policy.encoder.idf.astype(np.float16),
-            linear=policy.parameters.linear.astype(np.float16),
-            assistant=policy.parameters.assistant.astype(np.float16),
-            dense=policy.parameters.dense.astype(np.float16),
-            sentence_mean=np.zeros(0, np.float32) if sentences is None else sentences.mean,
-            bias=policy.parameters.bias,
-            size_bias=policy.parameters.size_bias,
-            size_shift=policy.calibration.size_shift,
-        )
-    partial.replace(path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez_compressed(
+                file,
+                allow_pickle=False,
+                header=np.frombuffer(json.dumps(header).encode(), np.uint8),
+                columns=policy.encoder.columns,
+                idf=policy.encoder.idf.astype(np.float16),
+                linear=policy.parameters.linear.astype(np.float16),
+                assistant=policy.parameters.assistant.astype(np.float16),
+                dense=policy.parameters.dense.astype(np.float16),
+                sentence_mean=np.zeros(0, np.float32) if sentences is None else sentences.mean,
+                bias=policy.parameters.bias,
+                size_bias=policy.parameters.size_bias,
+                size_shift=policy.calibration.size_shift,
+            )
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def load_policy(path: Path) -> LocalPolicy:

@@ -6,7 +6,6 @@ rare n-grams and memorise. Steps shrink along a half cosine after a short warm-u
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,17 +89,13 @@ class Optimiser:
         """Epochs that the schedule comes to on this data."""
         return max(self.schedule.epochs, -(-self.schedule.min_steps // self.steps_per_epoch))
 
-    def run_epoch(
-        self, objective: Objective, on_batch: Callable[[int, int], None] | None = None
-    ) -> EpochReport:
+    def run_epoch(self, objective: Objective) -> EpochReport:
         """One pass over the data."""
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.data.size)
         losses: list[Loss] = []
         # Batches of nearly equal sizes: a last one of a few examples would make a wild step.
-        for k, chosen in enumerate(np.array_split(order, self.steps_per_epoch)):
+        for chosen in np.array_split(order, self.steps_per_epoch):
             losses.append(self.step(objective, chosen))
-            if on_batch is not None:
-                on_batch(k + 1, self.steps_per_epoch)
         self.epoch += 1
         return EpochReport(
             self.epoch,

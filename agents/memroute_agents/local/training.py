@@ -150,6 +150,22 @@ def train_policy(
     return run()
 
 
+def _refuse_idle_options(
+    config: TrainConfig, warm_start: LocalPolicy | None, fresh: Dataset | None
+) -> None:
+    """Raise OptionError for what was asked for and would not be done."""
+    if warm_start is not None and config.sentence_encoder:
+        raise OptionError(
+            "a sentence encoder belongs to the checkpoint that a run starts from; "
+            "leave it out, or start without a checkpoint"
+        )
+    if fresh is not None and (config.from_scratch or config.estimator == "none"):
+        raise OptionError(
+            "fresh conversations are for the policy gradient, which this run does not have; "
+            "leave them out, or choose the estimator 'sampled' or 'exact'"
+        )
+
+
 class _Run:
     """One training run: the stages share encoded data and a log."""
 
@@ -172,6 +188,9 @@ class _Run:
                     f"{dataset!r} is labelled in {dataset.taxonomy.name!r}, the validation data "
                     f"in {self.taxonomy.name!r}; all data of a run need one taxonomy"
                 )
+        if warm_start is not None and warm_start.taxonomy != self.taxonomy:
+            raise DataError("the checkpoint to start from has another taxonomy than the data")
+        _refuse_idle_options(config, warm_start, fresh)
         self.train, self.validation, self.config = train, validation, config
         self.fresh, self.out, self.report = fresh, out, report
         self.examples: list[Example] = [e for dataset in train for e in dataset]
@@ -193,7 +212,8 @@ class _Run:
         sentences = SentenceEncoder(config.sentence_encoder) if config.sentence_encoder else None
         if sentences is not None:
             sentences.load()  # a wrong name is found before the work, not after it
-        features = extract([e.conversation for e in self.examples], config.features)
+        shape = config.features if warm_start is None else warm_start.encoder.config
+        features = extract([e.conversation for e in self.examples], shape)
         if warm_start is None:
             encoder = Encoder.fit(features, config.features, config.min_count)
             if sentences is not None:
@@ -202,8 +222,6 @@ class _Run:
                 encoder = replace(encoder, sentences=view)
             self.policy = LocalPolicy.untrained(self.family, encoder, config.pooling)
         else:
-            if warm_start.taxonomy != self.taxonomy:
-                raise DataError("the checkpoint to start from has another taxonomy than the data")
             encoder = warm_start.encoder
             self.policy = replace(
                 warm_start,
@@ -293,7 +311,11 @@ class _Run:
         else:
             objective = self._sampled(1, examples, reference, config.kl_weight)
         schedule = Schedule(
-            epochs=1, rate=config.gradient_rate, batch_size=config.groups, warm_up=1
+            epochs=1,
+            rate=config.gradient_rate,
+            batch_size=config.groups,
+            warm_up=1,
+            min_steps=config.gradient_iterations,
         )
         optimiser = Optimiser(self.policy, data, schedule, config.seed)
         rng = np.random.default_rng([config.seed, 3])
