@@ -20,12 +20,20 @@ def test_the_paper_costs_what_its_numbers_multiply_to() -> None:
     samples, played = 30 * 64 * 32, 7 * 200
     assert rl.prefill_tokens == (samples + played) * 700
     assert rl.sample_tokens == (samples + played) * 10
-    assert rl.longest_sample_tokens == (samples + played) * 100
     assert rl.train_tokens == samples * 710
     prices = PRICES["meta-llama/Llama-3.1-8B"]
     assert rl.dollars(prices) == pytest.approx(
         (rl.prefill_tokens * 0.13 + rl.sample_tokens * 0.4 + rl.train_tokens * 0.4) / 1e6
     )
+
+
+def test_a_first_step_is_counted_with_the_evaluation_before_it() -> None:
+    sft, rl = estimate(preset("paper"), ("sft", "rl"), PROMPTS, EXAMPLES).stages
+    assert sft.first_step_tokens == (256 + 128) * 710
+    assert rl.first_step_tokens == (200 + 2 * 64 * 32) * (700 + 100)
+    sft, rl = estimate(preset("paper"), ("sft", "rl"), PROMPTS, EXAMPLES, held_out=50).stages
+    assert sft.first_step_tokens == (50 + 128) * 710
+    assert rl.first_step_tokens == (50 + 2 * 64 * 32) * (700 + 100)
 
 
 def test_a_kl_penalty_reads_every_answer_once_more() -> None:

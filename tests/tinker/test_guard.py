@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -64,6 +65,30 @@ def test_the_cap_stops_before_a_step_that_might_pass_it(tmp_path: Path) -> None:
     assert guard.tokens == 400
     with pytest.raises(StopTraining, match=r"400 tokens, and 800 of at most 1,000"):
         step(guard, 1, tokens=200)
+
+
+def test_a_step_is_not_begun_where_the_cap_is_used_up(tmp_path: Path) -> None:
+    guard = make(tmp_path, [], max_tokens_total=1000)
+    guard.count(700)
+    assert guard.cap(300) == ""
+    assert "301 tokens, and 700 of at most 1,000" in guard.cap(301)
+
+
+def test_a_stop_whose_checkpoint_failed_says_so_and_names_the_last_one(tmp_path: Path) -> None:
+    class Refusing:
+        async def save_state_async(self, *_: object, **__: object) -> None:
+            raise ConnectionError("no route\nto host")
+
+    guard = make(tmp_path, [])
+    guard.manager = SimpleNamespace(_training_client=Refusing(), _store=None)
+    guard.requested = "interrupted (SIGINT)"
+    with pytest.raises(StopTraining, match=r"SIGINT.*no route to host.*none before it"):
+        step(guard, 4)
+    record = {"name": "000003", "batch": 3, "state_path": "tinker://3"}
+    (tmp_path / "checkpoints.jsonl").write_text(json.dumps(record) + "\n")
+    with pytest.raises(StopTraining, match=r"could not be saved.*the last one is 000003.* step 3$"):
+        step(guard, 4)
+    assert guard.saved == set()
 
 
 def test_evaluations_count_towards_the_cap(tmp_path: Path) -> None:

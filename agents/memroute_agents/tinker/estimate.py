@@ -1,7 +1,7 @@
 """Tokens, cost and time of a run, before anything is sent.
 
-Time is scaled from the published run (`memroute_eval.published.TRAINING`): 100 supervised steps of 128 in 17 minutes,
-30 iterations of 64 x 32 samples in 3.2 hours, an 8B model on Tinker's service.
+Time is scaled from the published run (`memroute_eval.published.TRAINING`): 100 supervised steps of
+128 in 17 minutes, 30 iterations of 64 x 32 samples in 3.2 hours, an 8B model on Tinker's service.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class StageEstimate:
     prefill_tokens: int
     sample_tokens: int
     """Expected: answers as long as the gold ones."""
-    longest_sample_tokens: int
-    """If every answer ran to the limit."""
     train_tokens: int
+    first_step_tokens: int
+    """Of its first step and the evaluation before it, if every answer ran to the limit."""
     seconds: float
 
     @property
@@ -75,8 +75,6 @@ class Estimate:
 
     stages: tuple[StageEstimate, ...]
     prices: Prices | None
-    first_step_tokens: int
-    """The fewest that a cap must allow."""
 
     @property
     def tokens(self) -> int:
@@ -114,6 +112,7 @@ def estimate(
     prompts: LengthReport,
     examples: LengthReport,
     prices: Prices | None = None,
+    held_out: int | None = None,
 ) -> Estimate:
     """What a run will use.
 
@@ -123,41 +122,42 @@ def estimate(
         prompts: Lengths of the training prompts.
         examples: Lengths of the training prompts with their gold answers.
         prices: By default those known for the model, if any.
+        held_out: Held-out conversations there are; by default as many as are asked for.
     """
     parts: list[StageEstimate] = []
-    first = 0
     answer = max(1.0, examples.mean - prompts.mean)
     if "sft" in stages:
         sft = options.sft
-        measured = (sft.steps // sft.eval_every + 1) * sft.eval_examples
+        once = min(sft.eval_examples, held_out or sft.eval_examples)
+        measured = (sft.steps // sft.eval_every + 1) * once
         trained = sft.steps * sft.batch_size * examples.mean
         parts.append(
             StageEstimate(
                 "sft",
                 round(measured * examples.mean),
                 0,
-                0,
                 round(trained),
+                round((once + sft.batch_size) * examples.mean),
                 sft.steps * SFT_SECONDS_PER_STEP * max(sft.batch_size / 128, 0.25),
             )
         )
-        first = round(sft.batch_size * examples.mean)
     if "rl" in stages:
         rl = options.rl
         an_iteration = rl.groups * rl.group_size
         samples = rl.iterations * an_iteration
-        played = (rl.iterations // rl.eval_every + 1) * rl.eval_examples
+        once = min(rl.eval_examples, held_out or rl.eval_examples)
+        played = (rl.iterations // rl.eval_every + 1) * once
+        longest = prompts.mean + rl.max_tokens
         compared = samples if rl.kl_penalty else 0
         parts.append(
             StageEstimate(
                 "rl",
                 round((samples + played) * prompts.mean + compared * (prompts.mean + answer)),
                 round((samples + played) * answer),
-                (samples + played) * rl.max_tokens,
                 round(samples * (prompts.mean + answer)),
+                round((once + rl.readings * an_iteration) * longest),
                 rl.iterations * max(SHORTEST_ITERATION_S, an_iteration * RL_SECONDS_PER_SAMPLE),
             )
         )
-        first = first or round(2 * an_iteration * (prompts.mean + answer))
     known = prices or PRICES.get(options.base_model)
-    return Estimate(tuple(parts), known, first)
+    return Estimate(tuple(parts), known)

@@ -12,8 +12,8 @@ import asyncio
 import contextlib
 import json
 import logging
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,8 @@ class Guard:
         total_steps: Of the stage; the last one is never stopped after.
         submit_ahead: Supervised: steps whose updates a checkpoint already holds.
         tokens: Used so far by earlier stages.
-        readings: Times a sampled answer and its prompt are read: by the sampler, the trainer and,
-            with a KL penalty, by the policy that it is penalised against.
+        readings: See `RLOptions.readings`.
+        on_saved: Called after the loop has saved weights.
     """
 
     log_path: Path
@@ -56,12 +56,14 @@ class Guard:
     tokens: int = 0
     readings: int = 2
     verbose: bool = False
+    on_saved: Callable[[], object] = lambda: None
     requested: str = ""
     """Why to stop after this step; set by a signal handler."""
     manager: Any = None
     high_kl: int = 0
     largest_step: int = 0
     saved: set[int] = field(default_factory=set)
+    """Steps before which there is a checkpoint that is kept for good."""
     _before_step: int = 0
 
     def __post_init__(self) -> None:
@@ -89,16 +91,28 @@ class Guard:
         """Stop after this step if there is a reason to.
 
         Raises:
-            StopTraining: After a checkpoint was saved.
+            StopTraining: After a checkpoint was saved; where that failed, the reason says so.
         """
         if step is None or not {"progress", "progress/done_frac"} & metrics.keys():
             return
         self.largest_step = max(self.largest_step, self.tokens - self._before_step)
         self._before_step = self.tokens
-        reason = self.requested or self._kl(metrics) or self._cap()
+        reason = self.requested or self._kl(metrics) or self.cap(self.largest_step)
         if reason and step + 1 < self.total_steps:
-            self.save(min(step + 1 + self.submit_ahead, self.total_steps))
+            try:
+                self.save(min(step + 1 + self.submit_ahead, self.total_steps))
+            except Exception as error:  # the stop stands, whatever the server's failure is
+                reason = f"{reason}; {self._unsaved(error)}"
             raise StopTraining(reason)
+
+    def _unsaved(self, error: Exception) -> str:
+        last = checkpoint_utils.get_last_checkpoint(str(self.log_path))
+        said = " ".join(str(error).split())
+        return (
+            f"the checkpoint could not be saved ({type(error).__name__}: {said}), "
+            + (f"the last one is {last.name}" if last else "and there is none before it")
+            + f": {self.log_path.name} goes on at step {(last and last.batch) or 0}"
+        )
 
     def _kl(self, metrics: dict[str, Any]) -> str:
         found = [abs(float(metrics[key])) for key in KL_KEYS if key in metrics]
@@ -118,13 +132,14 @@ class Guard:
             )
         return ""
 
-    def _cap(self) -> str:
+    def cap(self, next_step: int) -> str:
+        """Why a step of so many tokens must not be begun; empty if it may."""
         cap = self.watch.max_tokens_total
-        if cap is None or self.tokens + self.largest_step <= cap:
+        if cap is None or self.tokens + next_step <= cap:
             return ""
         return (
-            f"the next step may use {self.largest_step:,} tokens, and {self.tokens:,} of at most "
-            f"{cap:,} are used (--max-tokens-total)"
+            f"the next step may use {next_step:,} tokens, and {self.tokens:,} of at most {cap:,} "
+            "are used (raise --max-tokens-total to go on)"
         )
 
     def append(self, step: int, metrics: dict[str, Any]) -> None:
@@ -133,7 +148,10 @@ class Guard:
             log.write(json.dumps({"step": step, **metrics, TOKENS_KEY: self.tokens}) + "\n")
 
     def save(self, next_step: int) -> None:
-        """Save a checkpoint from which step `next_step` can be run, unless there is one."""
+        """Save a checkpoint from which step `next_step` can be run, unless there is one.
+
+        It is kept for good. Raises whatever the client raises if it cannot be saved.
+        """
         if next_step in self.saved or self.manager is None:
             return
 
@@ -150,9 +168,8 @@ class Guard:
             )
 
         # The loop's own event loop is busy with us; the client answers from a thread of its own.
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(work).result()
         self.saved.add(next_step)
 
 
@@ -175,7 +192,7 @@ def _checkpoints(guard: Guard) -> type[checkpoint_utils.CheckpointManager]:
             self, step: int, loop_state: dict[str, Any]
         ) -> dict[str, str]:
             paths = await super().save_periodic_async(step, loop_state)
-            guard.saved.add(int(loop_state["batch"]))
+            guard.on_saved()
             return paths
 
     return Checkpoints

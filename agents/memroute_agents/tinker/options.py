@@ -104,6 +104,14 @@ class RLOptions:
             f"{self.stream_minibatches or 1} minibatches",
         )
 
+    @property
+    def readings(self) -> int:
+        """Times a sampled answer and its prompt are read.
+
+        By the sampler, the trainer and, with a KL penalty, the policy it is penalised against.
+        """
+        return 3 if self.kl_penalty else 2
+
 
 @dataclass(frozen=True)
 class WatchOptions:

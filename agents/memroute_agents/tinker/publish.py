@@ -52,7 +52,8 @@ def publish_run(
         The folder (dry run), or the repository's address.
 
     Raises:
-        AgentError: If the run has no weights, or the server does not give them.
+        AgentError: If the run has no weights, the server does not give them, or the hub does not
+            take them.
         OptionError: If the repository's name is not `name/model`.
         MissingDependencyError: Without tinker and tinker-cookbook.
     """
@@ -84,7 +85,15 @@ def publish_run(
     (folder / "README.md").write_text(card_text(run, result, repo))
     if dry_run:
         return str(folder)
-    return str(weights.publish_to_hf_hub(model_path=str(folder), repo_id=repo, private=private))
+    try:
+        return str(weights.publish_to_hf_hub(model_path=str(folder), repo_id=repo, private=private))
+    except Exception as error:  # the hub's, its HTTP library's or the disk's: the remedy is one
+        said = " ".join(str(error).split())[:300]
+        raise AgentError(
+            f"{repo}: the upload failed ({type(error).__name__}: {said}); check the name and the "
+            "connection, and log in with 'hf auth login' or set HF_TOKEN (with write access); the "
+            f"folder is kept at {folder}"
+        ) from error
 
 
 def _fetch_archive(base_url: str, sampler_path: str, out: Path) -> bool:
@@ -121,7 +130,8 @@ def card_text(run: Run, result: StageResult, repo: str) -> str:
 def _measured(run: Run, result: StageResult) -> str:
     split = run.options.eval_split
     held_out: Mapping[str, Any] = run.data.get(split, {})
-    count = min(run.options.rl.eval_examples, held_out.get("examples", 0))
+    there = held_out.get("kept", held_out.get("examples", 0))
+    count = min(run.options.rl.eval_examples, there)
     lines = [
         "The model reads a conversation and names the kinds of long-term memory it should be "
         "stored under. It was trained on the environment `MemoryRouting-v0` of memroute.",

@@ -104,6 +104,14 @@ class Run:
         result = self.stages.get(stage)
         return result is not None and result.status == "complete"
 
+    def begun(self) -> set[str]:
+        """Stages that have started: not one that the token cap stopped before its first step."""
+        return {
+            name
+            for name, stage in self.stages.items()
+            if stage.status != "stopped" or self.stage_dir(name).is_dir()
+        }
+
     def tokens(self) -> int:
         """Tokens read, sampled and trained so far, in all stages."""
         logs = (read_metrics(self.stage_dir(stage)) for stage in STAGES)

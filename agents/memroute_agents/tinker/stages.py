@@ -15,16 +15,16 @@ from tinker_cookbook.supervised.nll_evaluator import SamplerNLLEvaluator
 
 from memroute_agents.tinker.evaluate import RoutingEvaluator
 from memroute_agents.tinker.guard import Guard, StopTraining, guarded
-from memroute_agents.tinker.run import StageResult, read_metrics, repair
+from memroute_agents.tinker.run import StageResult, read_metrics
 
 if TYPE_CHECKING:
     from memroute_agents.tinker.train import Plan
 
-__all__ = ["ValidationLoss", "run_rl", "run_sft"]
+__all__ = ["ValidationLoss", "run_rl", "run_sft", "stage_result"]
 
 logger = logging.getLogger(__name__)
 KEEP_S = 7 * 24 * 3600
-"""How long the service keeps a checkpoint that is not a stage's last one."""
+"""How long the service keeps a resume point; what a stage may end with is kept for good."""
 
 
 class ValidationLoss(TrainingClientEvaluator):
@@ -74,12 +74,14 @@ class ValidationLoss(TrainingClientEvaluator):
                 log_path=str(self.guard.log_path),
                 loop_state={"epoch": 0, "batch": step, "best": True},
                 kind="both",
-                ttl_seconds=KEEP_S,
             )
             self.guard.saved.add(step)
+            self.guard.on_saved()
         since = sum(1 for later in self.losses if later > self.best_step)
         if self.patience and since >= self.patience:
             self.guard.append(step, {"test/nll": loss})
+            if self.best_step == 0:  # untrained: not saved as the best
+                self.guard.save(step)
             raise StopTraining(
                 f"{_EARLY}: the validation loss is best after {self.best_step} steps "
                 f"({self.losses[self.best_step]:.4f}) and has not improved in {since} measurements"
@@ -105,7 +107,7 @@ def _steps_in(record: Mapping[str, Any], total: int) -> int:
     return total if record.get("epoch") else int(record.get("batch", 0))
 
 
-def _result(guard: Guard, status: str, reason: str = "") -> StageResult:
+def stage_result(guard: Guard, status: str, reason: str = "") -> StageResult:
     """The stage with its latest complete checkpoint (weights for both purposes)."""
     found = _last(guard.log_path, "sampler_path")
     return StageResult(
@@ -118,11 +120,15 @@ def _result(guard: Guard, status: str, reason: str = "") -> StageResult:
 
 
 def _begin(plan: Plan, stage: str, guard: Guard) -> int:
-    """Make the stage's folder ready; returns the first step to run."""
+    """Make the stage's folder ready and keep `run.json` up to date; returns the first step."""
+
+    def record() -> None:
+        plan.run.stages[stage] = stage_result(guard, "running")
+        plan.run.save()
+
     guard.log_path.mkdir(parents=True, exist_ok=True)
-    repair(guard.log_path)
-    plan.run.stages[stage] = StageResult()
-    plan.run.save()
+    guard.on_saved = record
+    record()
     start = _steps_in(_last(guard.log_path, "state_path"), guard.total_steps)
     if start:
         guard.say(f"{stage}: going on at step {start} of {guard.total_steps}")
@@ -134,8 +140,7 @@ async def run_sft(plan: Plan, guard: Guard) -> StageResult:
     options = plan.run.options
     sft, log_path = options.sft, guard.log_path
     start = _begin(plan, "sft", guard)
-    datums, _ = plan.validation_data.datums(sft.eval_examples)
-    validation = ValidationLoss(datums, guard, sft.eval_every, sft.patience, start)
+    validation = ValidationLoss(plan.validation, guard, sft.eval_every, sft.patience, start)
     config = sft_train.Config(
         log_path=str(log_path),
         model_name=options.base_model,
@@ -159,7 +164,7 @@ async def run_sft(plan: Plan, guard: Guard) -> StageResult:
             await sft_train.main(config)
         except StopTraining as stop:
             if not str(stop).startswith(_EARLY):
-                return _result(guard, "stopped", str(stop))
+                return stage_result(guard, "stopped", str(stop))
             finished = str(stop)
     service = tinker.ServiceClient(base_url=options.base_url)
     if not finished:
@@ -167,7 +172,7 @@ async def run_sft(plan: Plan, guard: Guard) -> StageResult:
         client = await service.create_sampling_client(model_path=final["sampler_path"])
         validation.losses[sft.steps] = await validation.loss(client)
         guard.append(sft.steps, {"test/nll": validation.losses[sft.steps]})
-    result = _result(guard, "complete", finished)
+    result = stage_result(guard, "complete", finished)
     records = checkpoint_utils.load_checkpoints_file(str(log_path))
     for record in records:
         if record.batch == validation.best_step and record.get("best"):
@@ -175,7 +180,7 @@ async def run_sft(plan: Plan, guard: Guard) -> StageResult:
             result.sampler_path = record.sampler_path or ""
             result.step = validation.best_step
     result.metrics["test/nll"] = validation.losses.get(result.step, float("nan"))
-    guard.say(f"sft: best validation loss {result.metrics['test/nll']:.4f} at step {result.step}")
+    guard.say(f"sft: validation loss {result.metrics['test/nll']:.4f} after step {result.step}")
     return result
 
 
@@ -183,7 +188,7 @@ def _evaluator(plan: Plan, guard: Guard) -> RoutingEvaluator:
     options = plan.run.options
     return RoutingEvaluator(
         plan.held_out[: options.rl.eval_examples],
-        plan.held_out.taxonomy,
+        plan.taxonomy,
         plan.run.renderer,
         options.base_model,
         max_tokens=options.rl.max_tokens,
@@ -228,6 +233,7 @@ async def run_rl(plan: Plan, guard: Guard) -> StageResult:
         eval_every=rl.eval_every,
         save_every=rl.save_every,
         rolling_save_every=rl.rolling_save_every,
+        rolling_ttl_seconds=KEEP_S,
         ttl_seconds=KEEP_S,
         num_groups_to_log=2,
     )
@@ -235,8 +241,8 @@ async def run_rl(plan: Plan, guard: Guard) -> StageResult:
         try:
             await rl_train.main(config)
         except StopTraining as stop:
-            return _result(guard, "stopped", str(stop))
-    result = _result(guard, "complete")
+            return stage_result(guard, "stopped", str(stop))
+    result = stage_result(guard, "complete")
     trained = 1 + max(m["step"] for m in read_metrics(log_path) if "optim/lr" in m)
     if trained < rl.iterations:
         # The asynchronous loop reads no more conversations than planned, so it ends early by what

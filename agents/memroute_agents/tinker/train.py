@@ -20,7 +20,7 @@ from typing import Any
 
 from memroute_agents.tinker import require
 from memroute_agents.tinker.options import TrainOptions
-from memroute_agents.tinker.run import STAGES, Run, StageResult
+from memroute_agents.tinker.run import STAGES, Run, StageResult, repair
 from memroute_agents.tinker.service import check_model, connect, in_one_line
 from memroute_env.errors import DataError, MissingDependencyError, OptionError
 
@@ -57,12 +57,20 @@ class Plan:
         run: The run.
         stages: What will be done, in order.
         estimate: Tokens, cost, time.
+        validation: Datums whose loss is measured.
+        held_out: Held-out conversations whose prompts are short enough, in order.
+        taxonomy: The data's.
         notes: What the user should know: examples that are too long.
     """
 
     def __init__(self, run: Run, stages: tuple[str, ...], prices: Any = None) -> None:
         """Read the data and estimate; see `prepare`."""
-        from memroute_agents.tinker.envs import RoutingDatasetBuilder, load_split
+        from memroute_agents.tinker.envs import (
+            RoutingDatasetBuilder,
+            fitting,
+            load_split,
+            prompt_length,
+        )
         from memroute_agents.tinker.estimate import estimate
         from memroute_agents.tinker.supervised import RoutingSupervisedBuilder
 
@@ -81,7 +89,7 @@ class Plan:
             batch_size=options.sft.batch_size,
             max_length=options.max_length,
         )
-        self.validation_data = RoutingSupervisedBuilder(
+        validation_data = RoutingSupervisedBuilder(
             **common, split=options.eval_split, max_length=options.max_length
         )
         self.rl_data = RoutingDatasetBuilder(
@@ -91,21 +99,36 @@ class Plan:
             group_size=options.rl.group_size,
             max_prompt_tokens=options.max_length - options.rl.max_tokens,
         )
-        _, examples = self.sft_data.load()
-        _, prompts = self.rl_data.load()
-        self.held_out = load_split(options.data, options.eval_split, options.taxonomy)
-        self.estimate = estimate(options, stages, prompts, examples, prices)
-        self.notes = list(dict.fromkeys(r.sentence() for r in (examples, prompts) if r.too_long))
         train_data = load_split(options.data, "train", options.taxonomy)
-        run.data = {
+        held_out = load_split(options.data, options.eval_split, options.taxonomy)
+        data: dict[str, Any] = {
             "name": options.data,
             "taxonomy": train_data.taxonomy.name,
             "train": {"examples": len(train_data), "sha256": train_data.sha256},
-            options.eval_split: {
-                "examples": len(self.held_out), "sha256": self.held_out.sha256
-            },
-            "too_long": [name for name, _ in examples.too_long],
-        }  # fmt: skip
+            options.eval_split: {"examples": len(held_out), "sha256": held_out.sha256},
+        }
+        if run.begun():
+            _check_same_data(run, data)
+        run.data = data
+
+        _, examples = self.sft_data.load()
+        _, prompts = self.rl_data.load()
+        self.validation, measured = validation_data.datums(options.sft.eval_examples)
+        source = options.data, options.eval_split, options.taxonomy, run.renderer
+        self.held_out, self.taxonomy, played = fitting(
+            (*source, options.base_model), prompt_length, self.rl_data.max_prompt_tokens
+        )
+        data["too_long"] = [name for name, _ in examples.too_long]
+        data[options.eval_split]["kept"] = played.kept
+        self.estimate = estimate(options, stages, prompts, examples, prices, played.kept)
+        reports = (
+            *(("train", report) for report in (examples, prompts)),
+            *((options.eval_split, report) for report in (measured, played)),
+        )
+        sentences = (
+            f"{split}: {report.sentence()}" for split, report in reports if report.too_long
+        )
+        self.notes = list(dict.fromkeys(sentences))
 
 
 def prepare(
@@ -124,8 +147,8 @@ def prepare(
         prices: See `estimate`.
 
     Raises:
-        OptionError: If the run was begun with other options, `rl` has no supervised state to start
-            from, or the token cap does not allow a single step.
+        OptionError: If the run was begun with other options or on other data, `rl` has no
+            supervised state to start from, or the token cap does not allow a single step.
         MissingDependencyError: Without tinker and tinker-cookbook.
     """
     if stage not in ("sft", "rl", "all"):
@@ -143,17 +166,18 @@ def prepare(
         run.options = options
     else:
         run = Run(path, options, resolve_renderer(options))
-    if stage == "rl" and not (run.stages.get("sft") or StageResult()).state_path:
+    before = run.stages.get("sft") or StageResult()
+    if stage == "rl" and (before.status == "running" or not before.state_path):
         raise OptionError(
             f"{path}: there is no supervised state for RL to start from; run --stage sft (or all) "
             "on this folder first"
         )
     plan = Plan(run, stages, prices)
-    cap = options.watch.max_tokens_total
-    if cap is not None and cap < plan.estimate.first_step_tokens:
+    cap, first = options.watch.max_tokens_total, plan.estimate.stages[0].first_step_tokens
+    if cap is not None and cap < first:
         raise OptionError(
-            f"--max-tokens-total {cap:,} does not allow a single step, which takes about "
-            f"{plan.estimate.first_step_tokens:,} tokens; raise it, or make batches smaller"
+            f"--max-tokens-total {cap:,} does not allow a single step, which may take about "
+            f"{first:,} tokens; raise it, or make batches smaller"
         )
     run.versions = dict(_versions())
     return plan
@@ -161,13 +185,23 @@ def prepare(
 
 def _check_same(run: Run, options: TrainOptions) -> None:
     before, after = run.options.to_dict(), options.to_dict()
-    free = {*MAY_CHANGE, *(stage for stage in STAGES if stage not in run.stages)}
+    free = {*MAY_CHANGE, *STAGES} - run.begun()
     changed = [k for k in before if before[k] != after[k] and k not in free]
     if changed:
         raise OptionError(
             f"{run.path}: was begun with other options ({', '.join(changed)} differ); give the "
             "same, or a new folder"
         )
+
+
+def _check_same_data(run: Run, data: Mapping[str, Any]) -> None:
+    for split in ("train", run.options.eval_split):
+        before, after = run.data[split]["sha256"], data[split]["sha256"]
+        if before != after:
+            raise OptionError(
+                f"{run.path}: was begun on other data: {data['name']}:{split} has changed since "
+                f"(SHA-256 {before[:12]}, now {after[:12]}); put it back, or give another --out"
+            )
 
 
 def _versions() -> Iterator[tuple[str, str]]:
@@ -205,11 +239,13 @@ def train(plan: Plan, say: Say = print, *, verbose: bool = False) -> Mapping[str
     from memroute_agents.tinker.guard import Guard
 
     plan.run.save()
-    for stage in plan.stages:
+    for expected in plan.estimate.stages:
+        stage = expected.name
         if stage not in waiting:
             say(f"{stage}: already complete")
             continue
         log_path = plan.run.stage_dir(stage)
+        repair(log_path)
         guard = Guard(
             log_path,
             options.watch,
@@ -217,12 +253,15 @@ def train(plan: Plan, say: Say = print, *, verbose: bool = False) -> Mapping[str
             options.sft.steps if stage == "sft" else options.rl.iterations,
             submit_ahead=options.sft.submit_ahead if stage == "sft" else 0,
             tokens=plan.run.tokens(),
-            readings=3 if options.rl.kl_penalty else 2,
+            readings=options.rl.readings,
             verbose=verbose,
         )
         work = stages.run_sft if stage == "sft" else stages.run_rl
-        with _stop_on_signal(guard, say), in_one_line(f"{stage} broke off"):
-            result = asyncio.run(work(plan, guard))
+        if reason := guard.cap(expected.first_step_tokens):
+            result = stages.stage_result(guard, "stopped", reason)
+        else:
+            with _stop_on_signal(guard, say), in_one_line(f"{stage} broke off"):
+                result = asyncio.run(work(plan, guard))
         plan.run.stages[stage] = result
         plan.run.save()
         say(f"{stage}: {result.status}{': ' + result.reason if result.reason else ''}")

@@ -13,7 +13,10 @@ project. What it does:
    itself, so the name is kept as an alias. The server restores the optimizer with the weights, also
    where the SDK asked for the weights alone.
 6. `DELETE` of a checkpoint, which the server does not have, deletes its files.
-7. An HTTP 500 is tried again and then answered as 400, since the SDK retries a 500 for ever.
+7. A training request that comes twice, because its client lost the first answer, is done once: the
+   server does not look at `seq_id`, and a second optimizer step would part the weights that are
+   trained from those that are sampled.
+8. An HTTP 500 is tried again and then answered as 400, since the SDK retries a 500 for ever.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ CHECKPOINT = re.compile(
     r"/api/v1/training_runs/(?P<model>[\w-]+)/checkpoints/"
     r"(?:(?P<kind>weights|sampler_weights)/)?(?P<name>[\w-]+)"
 )
+ONCE = {"forward", "forward_backward", "optim_step", "save_weights", "save_weights_for_sampler"}
 TICK_S = 0.05
 LONGEST_WAIT_S = 30.0
 """Under the 45 s after which the SDK gives up on one poll; it asks again after a 408."""
@@ -52,6 +56,7 @@ class Adapter:
         self.alias: dict[str, str] = {}
         self.waiting: dict[int, list[asyncio.Future[FutureDB]]] = {}
         self.poller: asyncio.Task[None] | None = None
+        self.done: dict[tuple[str, str, int], asyncio.Task[tuple[int, bytes, bytes]]] = {}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request, or pass it on."""
@@ -115,6 +120,20 @@ class Adapter:
 
     async def call(self, path: str, request: dict[str, Any]) -> tuple[int, bytes, bytes]:
         """One JSON request to the server itself: status, content type, body."""
+        model, number = request.get("model_id"), request.get("seq_id")
+        if path not in ONCE or not model or number is None:
+            return await self.forwarded(path, request)
+        key = path, str(model), int(number)
+        task = self.done.get(key)
+        if task is None:
+            task = self.done[key] = asyncio.create_task(self.forwarded(path, request))
+        reply = await asyncio.shield(task)
+        if reply[0] != 200:
+            self.done.pop(key, None)
+        return reply
+
+    async def forwarded(self, path: str, request: dict[str, Any]) -> tuple[int, bytes, bytes]:
+        """The server's answer, asked up to four times."""
         answer = b""
         for attempt in range(4):
             body = json.dumps(request).encode()
@@ -135,10 +154,9 @@ class Adapter:
             "loss_fn_config": config or dict(message.loss_fn_config) or None,
         }
         model_id = self.alias.get(message.model_id, message.model_id)
-        if message.forward_only:
-            return await self.call("forward", {"model_id": model_id, "forward_input": inputs})
-        request = {"model_id": model_id, "forward_backward_input": inputs}
-        return await self.call("forward_backward", request)
+        path = "forward" if message.forward_only else "forward_backward"
+        request = {"model_id": model_id, "seq_id": message.seq_id, f"{path}_input": inputs}
+        return await self.call(path, request)
 
     async def create_from_state(self, request: dict[str, Any]) -> tuple[int, bytes, bytes]:
         """Make a model like the state's, and load the state into it."""

@@ -110,11 +110,15 @@ def sample_from_own_slots(engine: typing.Any) -> None:
         key = model_id, checkpoint_id
         if key not in slots:
             _, index = slots.popitem(last=False)
+            free = "", str(index)  # still the first to be taken, should anything below fail
+            slots[free] = index
+            slots.move_to_end(free, last=False)
             config = configs[model_id]
             if shapes.get(index) != config:
                 init_lora_adapter(self.model, index, config)
                 shapes[index] = config
             load_lora_checkpoint(self.model, config, index, AnyPath(path))
+            del slots[free]
             slots[key] = index
         slots.move_to_end(key)
         return slots[key]
