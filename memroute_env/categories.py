@@ -8,6 +8,7 @@ Hence every integer in `[0, 2**num_storing)` is a valid answer, and no other ans
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,13 +21,23 @@ import numpy.typing as npt
 
 from memroute_env.errors import TaxonomyError, UnknownCategoryError
 
-__all__ = ["HORIZONS", "MAX_STORING", "Category", "CategorySet", "Horizon", "Taxonomy"]
+__all__ = [
+    "HORIZONS",
+    "MAX_STORING",
+    "Category",
+    "CategorySet",
+    "Horizon",
+    "Taxonomy",
+    "id_problem",
+]
 
 CategorySet: TypeAlias = "int | str | Iterable[str]"
 """A set of categories: a mask, one id, or any iterable of ids."""
 
 MAX_STORING = 62
 """Most categories that store something: a mask must fit a signed 64-bit integer."""
+
+_ID = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9][a-z0-9_-]*)*")
 
 _TUPLE_LIMIT = 12
 """Most storing categories for which the ids of every mask are kept ready."""
@@ -66,6 +77,16 @@ class Category:
     """True for the one category that means *store nothing* and stands alone."""
 
 
+def id_problem(category_id: object) -> str:
+    """Why this cannot be the id of a category, with the remedy; empty if it can."""
+    if isinstance(category_id, str) and _ID.fullmatch(category_id):
+        return ""
+    return (
+        f"{category_id!r} is not an id; use lower-case letters, digits, '_', '-' and dots, "
+        "like 'company.brand_core'"
+    )
+
+
 @dataclass(frozen=True)
 class Taxonomy:
     """An ordered, validated set of categories, and the mapping between sets and masks.
@@ -97,6 +118,8 @@ class Taxonomy:
             )
         seen: set[str] = set()
         for category in self.categories:
+            if problem := id_problem(category.id):
+                raise TaxonomyError(f"taxonomy {self.name!r}: {problem}")
             if category.id in seen:
                 raise TaxonomyError(
                     f"taxonomy {self.name!r}: the id {category.id!r} occurs twice; rename one"

@@ -14,6 +14,7 @@ categories and are never stored.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import re
@@ -201,7 +202,8 @@ class Example(BaseModel):
 def iter_lines(path: str | PathLike[str]) -> Iterator[tuple[int, bytes]]:
     """Yield `(line number from 1, line without its end)` of a file, skipping blank lines.
 
-    Reads gzip when the name ends in `.gz`. Memory stays at one line whatever the file's size.
+    Reads gzip when the name ends in `.gz`; a byte order mark in front is passed over. Memory stays
+    at one line whatever the file's size.
 
     Raises:
         DataError: If the file cannot be opened (absent, a directory, no permission, not gzip) or a
@@ -232,6 +234,8 @@ def iter_lines(path: str | PathLike[str]) -> Iterator[tuple[int, bytes]]:
                     f"{path}:{number}: the line is longer than {MAX_LINE_BYTES // 2**20} MiB; "
                     "one JSON object a line is expected, split the file at its line feeds"
                 )
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
             line = line.strip()
             if line:
                 yield number, line

@@ -182,7 +182,8 @@ def load_dataset(
     Args:
         name_or_path: A shipped name (`marketing`, also `marketing:test`), the path of a `.jsonl` or
             `.jsonl.gz` file, or of a folder with `train.jsonl`, `validation.jsonl`, `test.jsonl`.
-        split: Which split; for a shipped name the default is its first, a file has only one.
+        split: Which split; for a shipped name the default is its first. A file has only one, and
+            so has a benchmark: it comes whichever of the three usual splits is asked for here.
         taxonomy: A shipped taxonomy's name, a TOML path or an object; by default `marketing`.
 
     Returns:
@@ -198,6 +199,8 @@ def load_dataset(
         if name in _SHIPPED:
             if suffix and split and suffix != split:
                 raise DataError(f"{name_or_path!r} and split={split!r} contradict each other")
+            if suffix and suffix not in _SHIPPED[name].files:
+                raise _no_split(name, suffix)
             return _load_shipped(name, split or suffix or None, taxonomy)
     path = Path(name_or_path)
     chosen = load_taxonomy(taxonomy or "marketing")
@@ -211,17 +214,26 @@ def load_dataset(
                 "split's file there"
             )
         return Dataset(
-            list(iter_examples(found, chosen)), chosen, name=str(path), split=wanted, checked=True
+            _read_file(found, chosen), chosen, name=str(path), split=wanted, checked=True
         )
     if not path.exists():
         raise DataError(
             f"{name_or_path}: neither a shipped dataset ({', '.join(_SHIPPED)}) nor an existing "
             "file; check the name or path"
         )
-    examples = list(iter_examples(path, chosen))
+    return Dataset(_read_file(path, chosen), chosen, name=path.name, checked=True)
+
+
+def _read_file(path: Path, taxonomy: Taxonomy) -> list[Example]:
+    examples = list(iter_examples(path, taxonomy))
     if not examples:
         raise DataError(f"{path}: holds no example; one JSON object a line is expected")
-    return Dataset(examples, chosen, name=path.name, checked=True)
+    return examples
+
+
+def _no_split(name: str, split: str) -> DataError:
+    held = ", ".join(_SHIPPED[name].files)
+    return DataError(f"dataset {name!r} has no split {split!r}; it has {held}")
 
 
 def _load_shipped(
@@ -232,9 +244,7 @@ def _load_shipped(
     if split not in shipped.files:
         # A benchmark has one split; an environment asks every dataset for one of the usual three.
         if len(shipped.files) > 1 or split not in SPLITS:
-            raise DataError(
-                f"dataset {name!r} has no split {split!r}; it has {', '.join(shipped.files)}"
-            )
+            raise _no_split(name, split)
         split = shipped.default_split
     dataset = _read_shipped(name, split)
     if taxonomy is not None and load_taxonomy(taxonomy) != dataset.taxonomy:

@@ -1,9 +1,9 @@
 """Reading the older layout of conversation files, without losing a line.
 
 The older layout has `scenario_id`, redundant `labels.persistence_horizon` and
-`labels.memory_scope`, turns that are sometimes bare strings, and other role names. Every line
-becomes either an `Example` (with a list of what was repaired) or a `SetAside` (with the reason and
-the line itself).
+`labels.memory_scope`, and turns of many shapes (`memroute_env.older_turns`). Every line becomes
+either an `Example` (with a list of what was repaired) or a `SetAside` (with the reason and the line
+itself). What has no place in the present layout is kept in the example's metadata.
 """
 
 from __future__ import annotations
@@ -21,28 +21,15 @@ from pydantic import ValidationError
 
 from memroute_env.conversation import Example, check_categories, iter_lines
 from memroute_env.errors import DataError
+from memroute_env.older_turns import OlderTurns, Unusable, read_turns
 from memroute_env.taxonomy import Taxonomy, load_taxonomy
 
 __all__ = ["Imported", "ImportSummary", "SetAside", "import_older_layout", "iter_imported"]
 
-_ROLES = {
-    "user": "user",
-    "human": "user",
-    "person": "user",
-    "customer": "user",
-    "client": "user",
-    "analyst": "user",
-    "manager": "user",
-    "marketer": "user",
-    "assistant": "assistant",
-    "ai": "assistant",
-    "ai assistant": "assistant",
-    "bot": "assistant",
-    "agent": "assistant",
-    "model": "assistant",
-    "system assistant": "assistant",
-}
-_KNOWN_LABELS = {"categories", "rationale", "evidence", "persistence_horizon", "memory_scope"}
+_KNOWN_KEYS = {"id", "scenario_id", "conversation", "labels", "metadata"}
+_REDUNDANT = ("persistence_horizon", "memory_scope")
+"""Labels that follow from the categories."""
+_KNOWN_LABELS = {"categories", "rationale", "evidence", *_REDUNDANT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,63 +115,39 @@ def iter_imported(path: str | PathLike[str], taxonomy: Taxonomy) -> Iterator[Imp
     for number, line in iter_lines(path):
         try:
             example, repairs = _convert(line, number, stem, used, taxonomy)
-        except _Unusable as problem:
+        except Unusable as problem:
             yield SetAside(number, str(problem), line.decode("utf-8", "replace"))
         else:
             used[example.id] += 1
             yield Imported(number, example, tuple(repairs))
 
 
-class _Unusable(Exception):
-    """Why a line cannot become an example."""
-
-
 def _convert(
     line: bytes, number: int, stem: str, used: Counter[str], taxonomy: Taxonomy
 ) -> tuple[Example, list[str]]:
-    try:
-        record = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise _Unusable(f"not UTF-8: byte {error.start}") from None
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise _Unusable(f"not JSON: {error}") from None
-    if not isinstance(record, dict):
-        raise _Unusable("not an object: one JSON object a line is expected")
+    record = _read(line)
     repairs: list[str] = []
-    turns = _turns(record.get("conversation"), repairs)
+    read = read_turns(record.get("conversation"), repairs)
     labels = record.get("labels")
     if not isinstance(labels, dict):
-        raise _Unusable("no labels: an object with 'categories' is needed")
+        raise Unusable("no labels: an object with 'categories' is needed")
     categories = _categories(labels.get("categories"), taxonomy, repairs)
-    kept = {key: value for key, value in labels.items() if key not in _KNOWN_LABELS}
-    metadata = record.get("metadata")
-    metadata = dict(metadata) if isinstance(metadata, dict) else {}
+    metadata = _metadata(record, labels, read, repairs)
     metadata.setdefault("source", stem)
-    redundant = {
-        key: labels[key] for key in ("persistence_horizon", "memory_scope") if key in labels
-    }
-    if redundant:
-        # Derived from the categories here; the published values stay readable beside them.
-        metadata["published"] = redundant
-        expected = {
-            "persistence_horizon": str(taxonomy.horizon(categories)),
-            "memory_scope": taxonomy.scope(categories),
-        }
-        for key, value in redundant.items():
-            if value != expected[key]:
-                repairs.append(f"{key} contradicts the category: {value!r}, not {expected[key]!r}")
-    for key in record.keys() - {"id", "scenario_id", "conversation", "labels", "metadata"}:
-        metadata[key] = record[key]
+    expected = (str(taxonomy.horizon(categories)), taxonomy.scope(categories))
+    for key, value in zip(_REDUNDANT, expected, strict=True):
+        if key in labels and labels[key] != value:
+            repairs.append(f"{key} contradicts the category: {labels[key]!r}, not {value!r}")
     try:
         example = Example.model_validate(
             {
                 "id": _identifier(record, number, stem, used, repairs),
-                "conversation": turns,
+                "conversation": read.turns,
                 "labels": {
-                    **kept,
+                    **{key: value for key, value in labels.items() if key not in _KNOWN_LABELS},
                     "categories": categories,
-                    "evidence": labels.get("evidence") or {},
-                    "rationale": str(labels.get("rationale") or ""),
+                    "evidence": _evidence(labels.get("evidence"), read, repairs),
+                    "rationale": _rationale(labels.get("rationale"), repairs),
                 },
                 "metadata": metadata,
             }
@@ -192,24 +155,92 @@ def _convert(
         check_categories(example, f"line {number}", taxonomy)
         example.to_json().encode("utf-8")
     except UnicodeEncodeError as error:
-        raise _Unusable(f"not text: half a character (position {error.start})") from None
+        raise Unusable(f"not text: half a character (position {error.start})") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise _Unusable(f"invalid field: {place}: {first['msg']}") from None
+        raise Unusable(f"invalid field: {place}: {first['msg']}") from None
     except DataError as error:
-        raise _Unusable(f"invalid labels: {error}") from None
+        raise Unusable(f"invalid labels: {error}") from None
     return example, repairs
+
+
+def _read(line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise Unusable(f"not UTF-8: byte {error.start}") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits included
+        raise Unusable(f"not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise Unusable("not an object: one JSON object a line is expected")
+    return record
+
+
+def _metadata(
+    record: dict[str, Any], labels: dict[str, Any], read: OlderTurns, repairs: list[str]
+) -> dict[str, Any]:
+    """The line's metadata, with everything that has no other place in the present layout."""
+    given = record.get("metadata")
+    metadata: dict[str, Any] = dict(given) if isinstance(given, dict) else {}
+
+    def keep(key: str, value: Any) -> None:
+        name = key
+        if metadata.get(key) not in (None, value):
+            name = next(n for n in (f"{key}-{i}" for i in count(2)) if n not in metadata)
+            repairs.append(f"key twice: {key!r} became metadata.{name}")
+        metadata[name] = value
+
+    if given is not None and not isinstance(given, dict):
+        repairs.append("metadata not an object: kept as metadata.metadata")
+        keep("metadata", given)
+    for key in record:
+        if key not in _KNOWN_KEYS:
+            keep(key, record[key])
+    if len(_names(record)) == 2:
+        keep("scenario_id", record["scenario_id"])
+    if read.further:
+        keep("source_turns", read.further)
+    # Derived from the categories here; the published values stay readable beside them.
+    published = {key: labels[key] for key in _REDUNDANT if key in labels}
+    if published:
+        keep("published", published)
+    if "distractors" in metadata:
+        where = "metadata.distractors"
+        metadata["distractors"] = read.moved(metadata["distractors"], where, repairs)
+    return metadata
+
+
+def _evidence(given: Any, read: OlderTurns, repairs: list[str]) -> Any:
+    """The evidence by the turns' new indices; what is no evidence is left to be refused."""
+    if not isinstance(given, dict):
+        return given or {}
+    return {
+        category_id: read.moved(indices, f"labels.evidence.{category_id}", repairs)
+        for category_id, indices in given.items()
+    }
+
+
+def _rationale(given: Any, repairs: list[str]) -> str:
+    if given is None or isinstance(given, str):
+        return given or ""
+    repairs.append("rationale not text: written as JSON")
+    return json.dumps(given, ensure_ascii=False)
+
+
+def _names(record: dict[str, Any]) -> list[str]:
+    """The different names that a line gives itself, the one that counts first."""
+    given = [record[key] for key in ("id", "scenario_id") if record.get(key) is not None]
+    return [name for name in dict.fromkeys(str(value).strip() for value in given) if name]
 
 
 def _identifier(
     record: dict[str, Any], number: int, stem: str, used: Counter[str], repairs: list[str]
 ) -> str:
-    given = record.get("id") or record.get("scenario_id")
-    name = str(given).strip() if given else ""
-    if not name:
+    names = _names(record)
+    if not names:
         repairs.append("no id: numbered by line")
-        name = f"{stem}-{number}"
+    name = names[0] if names else f"{stem}-{number}"
     if name in used:
         unique = next(u for u in _numbered(name, number) if u not in used)
         repairs.append(f"repeated id: {name!r} became {unique!r}")
@@ -228,12 +259,12 @@ def _categories(value: Any, taxonomy: Taxonomy, repairs: list[str]) -> list[str]
         repairs.append("categories not in a list: wrapped")
         value = [value]
     if not isinstance(value, list) or not value:
-        raise _Unusable("no categories: labels.categories must name at least one")
+        raise Unusable("no categories: labels.categories must name at least one")
     names = []
     for item in value:
         name = str(item).strip().lower()
         if name not in taxonomy.bits:
-            raise _Unusable(f"unknown category: {item!r}")
+            raise Unusable(f"unknown category: {item!r}")
         if name != item:
             repairs.append(f"category spelt otherwise: {item!r} became {name!r}")
         if name in names:
@@ -241,76 +272,5 @@ def _categories(value: Any, taxonomy: Taxonomy, repairs: list[str]) -> list[str]
             continue
         names.append(name)
     if taxonomy.exclusive.id in names and len(names) > 1:
-        raise _Unusable(f"exclusive category beside others: {', '.join(names)}")
+        raise Unusable(f"exclusive category beside others: {', '.join(names)}")
     return names
-
-
-def _turns(value: Any, repairs: list[str]) -> list[dict[str, str]]:
-    if not isinstance(value, list) or not value:
-        raise _Unusable("no turns: conversation must be a non-empty list")
-    turns: list[dict[str, str]] = []
-    pending_role: str | None = None
-    for position, item in enumerate(value):
-        item = _unpack_string(item, position, repairs)
-        if isinstance(item, dict):
-            fields = {str(key).strip().lower(): text for key, text in item.items()}
-            if set(fields) != set(item):
-                repairs.append(f"odd key in a turn: turn {position}")
-            role, content = fields.get("role"), fields.get("content", fields.get("text"))
-            if role is not None and content is None:
-                pending_role = _role(role, position, repairs)
-                continue
-            if role is None:
-                role = pending_role or _other_role(turns)
-        else:
-            role, content = pending_role or _other_role(turns), item
-            if pending_role is None:
-                repairs.append(f"turn without a role: turn {position} taken as {role}")
-        pending_role = None
-        if not isinstance(content, str) or not content.strip():
-            repairs.append(f"blank turn removed: turn {position}")
-            continue
-        turns.append({"role": _role(role, position, repairs), "content": content.strip()})
-    if not turns:
-        raise _Unusable("no turns: every turn is blank")
-    return turns
-
-
-def _unpack_string(item: Any, position: int, repairs: list[str]) -> Any:
-    """A turn that is a bare string may hold JSON, `role: text`, or the two fields one by one."""
-    if not isinstance(item, str):
-        if not isinstance(item, dict):
-            raise _Unusable(f"odd turn: turn {position} is {type(item).__name__}")
-        return item
-    text = item.strip()
-    if text.startswith("{"):
-        try:
-            inner = json.loads(text)
-        except (json.JSONDecodeError, RecursionError):
-            inner = None
-        if isinstance(inner, dict):
-            repairs.append(f"turn as JSON in a string: turn {position}")
-            return inner
-    name, colon, rest = text.partition(":")
-    key = name.strip().lower()
-    if colon and key in ("role", "content"):
-        repairs.append(f"turn's fields as strings: turn {position}")
-        return {key: rest.strip()}
-    if colon and key in _ROLES:
-        repairs.append(f"role as a prefix: turn {position}")
-        return {"role": key, "content": rest.strip()}
-    return text
-
-
-def _role(role: Any, position: int, repairs: list[str]) -> str:
-    name = str(role).strip().lower()
-    if name not in _ROLES:
-        raise _Unusable(f"unknown role: {role!r} in turn {position}")
-    if _ROLES[name] != role:
-        repairs.append(f"role renamed: {role!r} became {_ROLES[name]!r}")
-    return _ROLES[name]
-
-
-def _other_role(turns: list[dict[str, str]]) -> str:
-    """Who speaks next when people take turns."""
-    return "assistant" if turns and turns[-1]["role"] == "user" else "user"

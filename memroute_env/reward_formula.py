@@ -37,6 +37,8 @@ def _default_adjacency() -> frozenset[frozenset[Horizon]]:
 class RewardConfig:
     """Every number of the reward; the default is the specification's.
 
+    The schedule and the adjacency may be given as any sequences, such as JSON holds.
+
     Raises:
         OptionError: If weights are negative or do not sum to 1, the efficiency schedule rises or
             leaves [0, 1], or an adjacency is not a pair of two horizons.
@@ -62,7 +64,17 @@ class RewardConfig:
                 f"reward weights must be in [0, 1] and sum to 1, got {self.weights} "
                 f"with sum {math.fsum(self.weights):g}"
             )
-        schedule = self.efficiency
+        try:
+            schedule = tuple(float(share) for share in self.efficiency)
+            adjacent = frozenset(frozenset(pair) for pair in self.adjacent)
+        except (TypeError, ValueError) as error:
+            raise OptionError(
+                "efficiency must be a sequence of numbers and adjacent one of pairs of horizons, "
+                f"got {self.efficiency!r} and {self.adjacent!r} ({error})"
+            ) from None
+        # A frozen dataclass; its hash, by which tables are found, needs what can be hashed.
+        object.__setattr__(self, "efficiency", schedule)
+        object.__setattr__(self, "adjacent", adjacent)
         falling = all(a >= b for a, b in zip(schedule, schedule[1:], strict=False))
         if not schedule or not falling or not all(0 <= e <= 1 for e in schedule):
             raise OptionError(

@@ -15,7 +15,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from memroute_env.categories import HORIZONS, Category, CategorySet, Horizon, Taxonomy
+from memroute_env.categories import (
+    HORIZONS,
+    Category,
+    CategorySet,
+    Horizon,
+    Taxonomy,
+    id_problem,
+)
 from memroute_env.errors import TaxonomyError
 
 __all__ = [
@@ -29,7 +36,6 @@ __all__ = [
     "shipped_taxonomies",
 ]
 
-_ID = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9][a-z0-9_-]*)*")
 _RESERVED_SCOPES = ("mixed", "none")
 
 
@@ -49,7 +55,7 @@ def load_taxonomy(name_or_path: str | PathLike[str] | Taxonomy = "marketing") ->
         return _load_shipped(name_or_path)
     path = Path(name_or_path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise TaxonomyError(
             f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8"
@@ -145,12 +151,9 @@ def _read_category(table: Any, scopes: tuple[str, ...], where: str) -> Category:
     if not isinstance(table, Mapping):
         raise TaxonomyError(f"{where}: a table is needed, got {table!r}")
     category_id = table.get("id")
-    if not isinstance(category_id, str) or not _ID.fullmatch(category_id):
-        raise fail(
-            "id",
-            f"{category_id!r} is not an id; use lower-case letters, digits, '_', '-' and "
-            "dots, like 'company.brand_core'",
-        )
+    problem = id_problem(category_id)
+    if problem or not isinstance(category_id, str):
+        raise fail("id", problem)
     where = f"{where} ({category_id})"
     known = {"id", "description", "scope", "horizon", "lifetime_days", "exclusive"}
     for key in table:

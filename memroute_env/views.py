@@ -155,11 +155,12 @@ def _as_objects(rows_N: npt.NDArray[Any]) -> npt.NDArray[np.object_]:
     return objects
 
 
-_WORD = re.compile(r"[a-z0-9']+")
+_WORD = re.compile(r"(?:[^\W_]|')+")
+"""Letters and digits of any script, and apostrophes."""
 
 
 def hash_features(texts: Iterable[str], dim: int) -> npt.NDArray[np.float32]:
-    """Hashed word uni- and bigrams of texts.
+    """Hashed word uni- and bigrams of texts, whatever their script; case does not count.
 
     Args:
         texts: N texts.

@@ -34,6 +34,7 @@ __all__ = [
     "TokenUsage",
     "agent_names",
     "checked_route",
+    "close_agent",
     "create_agent",
     "register_agent",
 ]
@@ -168,8 +169,8 @@ def create_agent(name: str, context: AgentContext) -> Agent:
         MissingDependencyError: If a library is missing; the message names the extra.
     """
     head, _, argument = name.partition(":")
-    factory = _find_factory(head)
     try:
+        factory = _find_factory(head)
         if factory is not None:
             return factory(argument, context)
         if argument and ("." in head or _importable(head)):
@@ -262,3 +263,10 @@ def checked_route(
                 "route must return RoutingDecision objects"
             )
     return decisions
+
+
+def close_agent(agent: Agent) -> None:
+    """Call the agent's `close`, if it has one."""
+    close = getattr(agent, "close", None)
+    if callable(close):
+        close()

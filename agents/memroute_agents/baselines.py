@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from math import log
 
 import numpy as np
@@ -15,6 +16,7 @@ from memroute_agents.agent import (
     AgentContext,
     RoutingDecision,
     checked_route,
+    close_agent,
     create_agent,
     register_agent,
 )
@@ -173,7 +175,10 @@ class OracleAgent:
 
 
 class MajorityAgent:
-    """A vote: every category that more than half of the agents name; otherwise store nothing."""
+    """A vote: every category that more than half of the agents name; otherwise store nothing.
+
+    An agent whose call failed has no vote; where more than half of them failed, so does the whole.
+    """
 
     version = "1"
 
@@ -182,23 +187,38 @@ class MajorityAgent:
         if len(agents) < 2:
             raise AgentError("majority needs at least two agents: majority:local+keyword+constant")
         self.taxonomy, self._agents = taxonomy, dict(agents)
+        self._parser = Reward(taxonomy).parser("lenient")
 
     def route(self, conversations: Sequence[Conversation]) -> list[RoutingDecision]:
         """Ask everyone, count."""
-        parser = Reward(self.taxonomy).parser("lenient")
         answers = [
             checked_route(agent, conversations, name) for name, agent in self._agents.items()
         ]
-        decisions = []
-        for votes in zip(*answers, strict=True):
-            masks = [parser(vote.action, truncated=vote.truncated).mask or 0 for vote in votes]
-            mask = sum(
-                1 << bit
-                for bit in range(self.taxonomy.num_storing)
-                if 2 * sum(m >> bit & 1 for m in masks) > len(masks)
-            )
-            decisions.append(RoutingDecision(self.taxonomy.ids(mask)))
-        return decisions
+        return [self._count(votes) for votes in zip(*answers, strict=True)]
+
+    def _count(self, votes: Sequence[RoutingDecision]) -> RoutingDecision:
+        """One decision from those of all agents on one conversation."""
+        failed = [vote.error for vote in votes if vote.error]
+        if 2 * len(failed) > len(votes):
+            said = f"{len(failed)} of {len(votes)} agents failed; the first: {failed[0]}"
+            return RoutingDecision(error=said)
+        masks = [
+            self._parser(vote.action, truncated=vote.truncated).mask or 0
+            for vote in votes
+            if not vote.error
+        ]
+        mask = sum(
+            1 << bit
+            for bit in range(self.taxonomy.num_storing)
+            if 2 * sum(m >> bit & 1 for m in masks) > len(masks)
+        )
+        return RoutingDecision(self.taxonomy.ids(mask))
+
+    def close(self) -> None:
+        """Close every agent that can be closed."""
+        with ExitStack() as stack:
+            for agent in self._agents.values():
+                stack.callback(close_agent, agent)
 
 
 def _make_random(argument: str, context: AgentContext) -> Agent:
@@ -229,6 +249,12 @@ def _make_oracle(argument: str, context: AgentContext) -> Agent:
 
 def _make_majority(argument: str, context: AgentContext) -> Agent:
     names = [name for name in argument.split("+") if name]
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise AgentError(
+                f"majority names {name!r} {times} times; at least two different agents are needed, "
+                "each with one vote"
+            )
     return MajorityAgent(context.taxonomy, {name: create_agent(name, context) for name in names})
 
 

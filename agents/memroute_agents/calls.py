@@ -13,7 +13,6 @@ import os
 import random
 import re
 import time
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -191,7 +190,6 @@ class Caller:
         self.model, self.attempts, self.base_s, self.cap_s = model, attempts, base_s, cap_s
         self.answered = 0
         self._reached = False
-        self.failures: Counter[FailureKind] = Counter()
         self.retries = 0
         self._slots = asyncio.Semaphore(concurrency)
         self._not_before = 0.0
@@ -223,7 +221,6 @@ class Caller:
                     self.answered += 1
                     self._reached = True
                     return completion, time.perf_counter() - started
-            self.failures[failure.kind] += 1
             self._reached |= failure.kind is not FailureKind.CONNECTION
             if failure.kind not in TRANSIENT:
                 raise failure
@@ -260,6 +257,13 @@ class Caller:
         return failure.kind in FATAL or not self._reached
 
 
+_PER_MINUTE = re.compile(r"(per|/) ?min")
+"""An ordinary rate limit, even where the message goes on to quotas and billing."""
+
+_USED_UP = re.compile(
+    r"insufficient_quota|exceeded your current quota|billing|(per|/) ?month|monthly|trial key"
+)
+
 _MODEL_UNKNOWN = re.compile(r"model\b.*\b(not found|not exist|unknown|invalid|removed|deprecated)")
 
 
@@ -286,12 +290,13 @@ def failure_from_status(
             FailureKind.MODEL,
             f"no model {model!r} at this endpoint ({said}); check its name and the base URL",
         )
-    if status == 402 or (status == 429 and re.search(r"quota|per month|/ ?month|billing", lower)):
+    wait = _retry_after_s(headers)
+    brief = _PER_MINUTE.search(lower) or (wait is not None and wait <= LONGEST_WAIT_S)
+    if status == 402 or (status == 429 and not brief and _USED_UP.search(lower)):
         return CallFailure(
             FailureKind.QUOTA, f"nothing left to spend ({said}); check your plan, then resume"
         )
     if status == 429 or status in (408, 409) or status >= 500:
-        wait = _retry_after_s(headers)
         if wait is not None and wait > LONGEST_WAIT_S:
             return CallFailure(
                 FailureKind.QUOTA, f"the endpoint asks to wait {wait:.0f} s ({said}); resume then"

@@ -115,7 +115,7 @@ def route(
     Example: `echo "USER: keep it short with me, always" | memroute route`
     """
     with fail_cleanly():
-        from memroute_agents.agent import AgentContext, checked_route, create_agent
+        from memroute_agents.agent import AgentContext, checked_route, close_agent, create_agent
         from memroute_env.datasets import load_dataset
         from memroute_env.taxonomy import load_taxonomy
 
@@ -124,9 +124,11 @@ def route(
         context = AgentContext(
             chosen, load_train=lambda: load_dataset("marketing", "train", chosen)
         )
-        decisions = checked_route(
-            create_agent(agent, context), [conversation for _, conversation in items], agent
-        )
+        built = create_agent(agent, context)
+        try:
+            decisions = checked_route(built, [conversation for _, conversation in items], agent)
+        finally:
+            close_agent(built)
         now = datetime.now(UTC)
         for (identifier, _), decision in zip(items, decisions, strict=True):
             record = describe_decision(identifier, decision, chosen, now)
@@ -147,7 +149,7 @@ def _read_conversations(source: str) -> list[tuple[str, Any]]:
         raise DataError(f"{source}: is a directory; give a file or - for standard input")
     raw = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     try:
-        text = raw.decode("utf-8")
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{name}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     if not text.strip():

@@ -12,7 +12,9 @@ import hashlib
 import json
 import os
 import random
+import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -118,6 +120,24 @@ class ResponseCache:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         return cls(Path(cache_dir) if cache_dir else Path(base) / "memroute" / "responses")
 
+    def check(self) -> None:
+        """See to it that answers can be kept before the first one is paid for.
+
+        Raises:
+            AgentError: If the folder cannot be made or written to.
+        """
+        if self.folder is None:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise AgentError(
+                f"{self.folder}: answers cannot be kept there ({error.strerror}); set cache_dir "
+                "(on the command line XDG_CACHE_HOME) to another folder, or cache_dir to 'off'"
+            ) from None
+
     @staticmethod
     def key(protocol: str, endpoint: str, request: ChatRequest) -> str:
         """The name of a request's answer: 64 hex digits."""
@@ -139,7 +159,11 @@ class ResponseCache:
             return None
 
     def put(self, key: str, completion: Completion, latency_s: float) -> None:
-        """Remember a completion."""
+        """Remember a completion.
+
+        Raises:
+            OSError: If it cannot be written (the disk is full, the folder is gone).
+        """
         path = self._path(key)
         if path is None:
             return
@@ -247,6 +271,9 @@ class HostedAgent:
         price: See `HostedSettings.price`.
         shots: Examples that the prompt shows.
         seed: Sent with every call.
+
+    Raises:
+        AgentError: If the cache's folder cannot be written to.
     """
 
     def __init__(
@@ -267,6 +294,8 @@ class HostedAgent:
         self.spending = Spending(cost_usd=0.0 if price else None)
         self._make_model = make_model
         self._model: ChatModel | None = make_model()
+        self.cache.check()
+        self._warned = False
         self._shown = _shot_messages(shots, taxonomy)
         self._thread: _LoopThread | None = None
         self._caller: Caller | None = None
@@ -334,7 +363,7 @@ class HostedAgent:
                 raise
             self.spending.failed += 1
             return RoutingDecision(error=str(failure))
-        self.cache.put(key, completion, latency_s)
+        self._remember(key, completion, latency_s)
         spending = self.spending
         spending.paid_calls += 1
         spending.input_tokens += completion.input_tokens
@@ -342,6 +371,20 @@ class HostedAgent:
         if self.price and spending.cost_usd is not None:
             spending.cost_usd += self.price.cost(completion)
         return self._decision(completion, latency_s)
+
+    def _remember(self, key: str, completion: Completion, latency_s: float) -> None:
+        """Keep an answer; where that fails it is still used, and a warning is given once."""
+        try:
+            self.cache.put(key, completion, latency_s)
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"{self.cache.folder}: an answer cannot be kept ({error.strerror}); "
+                    "a further run will pay for it again",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
 
     def _decision(self, completion: Completion, latency_s: float) -> RoutingDecision:
         return RoutingDecision(

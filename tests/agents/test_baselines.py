@@ -171,6 +171,53 @@ def test_majority_reads_words_too() -> None:
     assert agent.route(CONVERSATIONS[:1])[0].categories == (A,)
 
 
+FAILED = "the endpoint is down"
+
+
+class Fails:
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def route(self, conversations: list[Conversation]) -> list[RoutingDecision]:
+        return [RoutingDecision(error=FAILED)] * len(conversations)
+
+    def close(self) -> None:
+        self.closed += 1
+        raise OSError("cannot be closed")
+
+
+@pytest.mark.parametrize(
+    ("agents", "expected"),
+    [
+        ([Says(A), Fails()], RoutingDecision((A,))),
+        ([Says(A), Says(A, B), Fails()], RoutingDecision((A,))),
+        ([Says(A), Says(A), Says(B), Fails()], RoutingDecision((A,))),
+        (
+            [Says(A), Fails(), Fails()],
+            RoutingDecision(error=f"2 of 3 agents failed; the first: {FAILED}"),
+        ),
+    ],
+)
+def test_a_failed_call_is_no_vote_and_a_majority_of_them_a_failure(
+    agents: list[Agent], expected: RoutingDecision
+) -> None:
+    agent = MajorityAgent(MARKETING, {str(i): a for i, a in enumerate(agents)})
+    assert agent.route(CONVERSATIONS[:2]) == [expected] * 2
+
+
+def test_majority_closes_everyone_even_if_one_cannot_be() -> None:
+    first, second = Fails(), Fails()
+    agent = MajorityAgent(MARKETING, {"a": first, "b": Says(A), "c": second})  # type: ignore[dict-item]
+    with pytest.raises(OSError, match="cannot be closed"):
+        agent.close()
+    assert (first.closed, second.closed) == (1, 1)
+
+
+def test_majority_gives_nobody_two_votes() -> None:
+    with pytest.raises(AgentError, match="majority names 'oracle' 2 times"):
+        create_agent("majority:oracle+oracle+constant", context())
+
+
 def test_majority_by_name_needs_two_and_names_the_one_that_fails() -> None:
     agent = create_agent("majority:oracle+constant+keyword", context())
     assert len(agent.route(CONVERSATIONS)) == 60

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,40 @@ def test_a_factory_that_raises_is_named(context: AgentContext) -> None:
         create_agent("mine:os", context)
     with pytest.raises(OptionError, match="^own words$"):
         create_agent("mine:own", context)
+
+
+@pytest.mark.usefixtures("registry")
+def test_an_entry_point_that_cannot_be_imported_is_named(
+    context: AgentContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = EntryPoint("theirs", "no_such_module_at_all:make", "memroute.agents")
+    monkeypatch.setattr(agent, "entry_points", lambda **wanted: [point])
+    said = "'theirs' cannot be built: ModuleNotFoundError: No module named 'no_such_module_at_all'"
+    with pytest.raises(AgentError, match=said):
+        create_agent("theirs", context)
+
+
+@pytest.mark.parametrize("library", ["scipy", "platformdirs"])
+@pytest.mark.parametrize("command", [["route"], ["train", "local", "--out", "run"]])
+def test_without_the_extra_local_its_commands_say_so_in_one_line(
+    library: str, command: list[str], tmp_path: Path
+) -> None:
+    code = (
+        f"import sys; sys.modules[{library!r}] = None\n"
+        f"sys.argv = {['memroute', *command]!r}\n"
+        "from memroute_eval.cli import main; main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        input="USER: keep it short with me",
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2, result.stderr
+    remedy = f'error: {library} is not installed: pip install "memroute-env[local]"'
+    assert result.stderr.splitlines() == [remedy]
 
 
 def test_an_unknown_name_lists_the_known_ones(context: AgentContext) -> None:

@@ -51,6 +51,16 @@ def without(key: str) -> dict[str, Any]:
     return {k: v for k, v in line(id="b").items() if k != key}
 
 
+@pytest.mark.parametrize("name", ["data.jsonl", "data.jsonl.gz"])
+def test_a_byte_order_mark_in_front_is_passed_over(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    text = json.dumps(line(conversation=[{"role": "user", "content": "\ufeffhi"}]))
+    data = f"\ufeff{text}\n".encode()
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    (example,) = read(path)
+    assert example.conversation.turns[0].content == "\ufeffhi"
+
+
 BAD_LINES: dict[str, tuple[Any, list[str]]] = {
     "no id": (without("id"), ["'id'", "required"]),
     "empty id": (line(id=""), ["'id'"]),

@@ -101,6 +101,8 @@ def test_an_example_is_reached_as_documented() -> None:
         ("marketing", "dev", "no split 'dev'; it has train, validation, test"),
         ("marketing:dev", None, "no split 'dev'"),
         ("marketing:test", "train", "contradict"),
+        ("marketing-50:train", None, "'marketing-50' has no split 'train'; it has test"),
+        ("marketing-50:train", "train", "no split 'train'"),
         ("marketng", None, "neither a shipped dataset .marketing.* nor an existing file"),
         ("absent.jsonl", None, "absent.jsonl: neither"),
     ],
@@ -108,6 +110,11 @@ def test_an_example_is_reached_as_documented() -> None:
 def test_an_unknown_name_or_split_is_named(name: str, split: str | None, said: str) -> None:
     with pytest.raises(DataError, match=said):
         load_dataset(name, split)
+
+
+def test_a_benchmark_is_its_one_split_whichever_an_environment_asks_for() -> None:
+    for split in (None, *SPLITS):
+        assert load_dataset("marketing-50", split) is load_dataset("marketing-50:test")
 
 
 def test_a_folder_called_like_a_shipped_dataset_does_not_hide_it(
@@ -147,6 +154,12 @@ def test_an_empty_file_is_an_error(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(DataError, match="empty.jsonl: holds no example"):
         load_dataset(path)
+
+
+def test_an_empty_split_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_text("\n")
+    with pytest.raises(DataError, match=r"test.jsonl: holds no example; one JSON object a line"):
+        load_dataset(tmp_path, "test")
 
 
 def test_a_taxonomy_may_be_an_object_or_a_file(tmp_path: Path, support: Taxonomy) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -108,6 +111,41 @@ REPAIRS: dict[str, tuple[dict[str, Any], str, list[tuple[str, str]] | None]] = {
         "blank turn removed",
         [("user", "hi"), ("assistant", "hello")],
     ),
+    "null for a blank turn": (
+        line(conversation=[{"role": "user", "content": None}, *TURNS]),
+        "blank turn removed",
+        None,
+    ),
+    "role without a turn": (
+        line(conversation=[*TURNS, {"role": "user"}]),
+        "blank turn removed",
+        None,
+    ),
+    "role without a turn before another": (
+        line(conversation=[{"role": "user"}, *TURNS]),
+        "blank turn removed",
+        None,
+    ),
+    "turn of text alone": (
+        line(conversation=[{"content": "hi"}, TURNS[1]]),
+        "turn without a role",
+        None,
+    ),
+    "ShareGPT": (
+        line(conversation=[{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]),
+        "ShareGPT's keys",
+        None,
+    ),
+    "content in parts": (
+        line(
+            conversation=[
+                {"role": "user", "content": ["hi", {"type": "text", "text": "there"}]},
+                TURNS[1],
+            ]
+        ),
+        "content in parts",
+        [("user", "hi\nthere"), ("assistant", "hello")],
+    ),
     "one category in words": (
         line(labels={"categories": "company.brand_core"}),
         "categories not in a list",
@@ -159,6 +197,31 @@ SET_ASIDE: dict[str, tuple[Any, str]] = {
     "conversation in words": (line(conversation="hi"), "no turns"),
     "unknown role": (line(conversation=[{"role": "ghost", "content": "x"}]), "unknown role"),
     "turn is a number": (line(conversation=[3]), "odd turn"),
+    "number of 5,000 digits": (b'{"id": ' + b"1" * 5_000 + b"}", "not JSON"),
+    "text under an unknown key": (
+        line(conversation=[{"role": "user", "message": "Our voice is warm"}, *TURNS]),
+        "odd content",
+    ),
+    "text under an unknown key and no role": (
+        line(conversation=[{"says": "Our voice is warm"}, *TURNS]),
+        "odd content",
+    ),
+    "content is a number": (line(conversation=[{"role": "user", "content": 3}]), "odd content"),
+    "content without text": (
+        line(conversation=[{"role": "user", "content": [{"type": "image"}]}, *TURNS]),
+        "odd content",
+    ),
+    "a key twice": (line(conversation=[{"role": "user", "Role": "ai", "text": "x"}]), "odd turn"),
+    "evidence in words": (
+        line(
+            conversation=["", "hi"],
+            labels={
+                "categories": ["company.brand_core"],
+                "evidence": {"company.brand_core": ["1"]},
+            },
+        ),
+        "invalid field",
+    ),
     "no labels": ({k: v for k, v in line().items() if k != "labels"}, "no labels"),
     "no categories": (line(labels={}), "no categories"),
     "empty categories": (line(labels={"categories": []}), "no categories"),
@@ -212,6 +275,112 @@ def test_every_kind_of_unusable_line_is_set_aside_with_its_reason(
     assert (stored["line"], stored["reason"]) == (2, aside.reason)
     if not isinstance(record, bytes):
         assert json.loads(stored["raw"]) == record
+
+
+def only(summary: ImportSummary, folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The one line's metadata and repairs."""
+    (item,) = summary.imported
+    assert read_back(summary, folder) == summary.examples
+    return item.example.metadata.model_dump(), item.repairs
+
+
+def test_what_a_turn_has_beside_role_and_text_is_kept(tmp_path: Path) -> None:
+    image = [{"type": "text", "text": "hello"}, {"type": "image", "url": "u"}]
+    turns = [
+        {"role": "assistant", "content": None, "tool_calls": [1]},
+        {"role": "user", "content": "hi", "text": "bye", "time": 5},
+        {"role": "assistant", "content": image},
+    ]
+    summary = run(tmp_path, line(conversation=turns))
+    metadata, repairs = only(summary, tmp_path)
+    assert turns_of(summary) == [("user", "hi"), ("assistant", "hello")]
+    assert metadata["source_turns"] == {
+        "0": {"tool_calls": [1]},
+        "1": {"text": "bye", "time": 5},
+        "2": {"content": image},
+    }
+    assert summary.repairs()["further keys of a turn kept in metadata.source_turns"] == 1
+    assert "blank turn removed: turn 0" in repairs
+
+
+def test_metadata_that_is_no_object_is_kept(tmp_path: Path) -> None:
+    metadata, repairs = only(run(tmp_path, line(metadata=["retail"])), tmp_path)
+    assert metadata["metadata"] == ["retail"]
+    assert repairs == ("metadata not an object: kept as metadata.metadata",)
+
+
+def test_keys_of_the_same_name_overwrite_nothing(tmp_path: Path) -> None:
+    record = line(
+        id="a", metadata={"topic": "x", "published": 1}, topic="y", source="s", domain="d"
+    )
+    metadata, repairs = only(run(tmp_path, record), tmp_path)
+    assert (metadata["topic"], metadata["topic-2"]) == ("x", "y")
+    assert (metadata["published"], metadata["published-2"]["memory_scope"]) == (1, "company")
+    assert (metadata["source"], metadata["domain"]) == ("s", "d")
+    assert metadata["scenario_id"] == "s1"
+    assert repairs == (
+        "key twice: 'topic' became metadata.topic-2",
+        "key twice: 'published' became metadata.published-2",
+    )
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [({"id": 0}, "0"), ({"id": " ", "scenario_id": 7}, "7"), ({"id": None}, "s1")],
+)
+def test_every_id_counts_that_is_not_blank(
+    ids: dict[str, Any], expected: str, tmp_path: Path
+) -> None:
+    summary = run(tmp_path, line(**ids))
+    assert summary.examples[0].id == expected
+    assert summary.repairs() == {}
+
+
+def test_a_rationale_that_is_not_text_is_kept(tmp_path: Path) -> None:
+    labels = {"categories": ["company.brand_core"], "rationale": ["über", 1]}
+    summary = run(tmp_path, line(labels=labels))
+    assert summary.examples[0].labels.rationale == '["über", 1]'
+    assert summary.repairs() == {"rationale not text": 1}
+
+
+def test_indices_follow_the_turns_when_a_blank_one_is_removed(tmp_path: Path) -> None:
+    labels = {"categories": ["company.brand_core"], "evidence": {"company.brand_core": [0, 1, 3]}}
+    turns = [TURNS[0], " ", *TURNS]
+    summary = run(
+        tmp_path, line(conversation=turns, labels=labels, metadata={"distractors": [1, 2]})
+    )
+    metadata, repairs = only(summary, tmp_path)
+    assert summary.examples[0].labels.evidence == {"company.brand_core": (0, 2)}
+    assert metadata["distractors"] == (1,)
+    assert [text for text in repairs if text.startswith("index of a removed turn")] == [
+        "index of a removed turn dropped: metadata.distractors: turn 1",
+        "index of a removed turn dropped: labels.evidence.company.brand_core: turn 1",
+    ]
+
+
+def test_indices_beyond_the_end_stay_an_error_when_a_turn_is_removed(tmp_path: Path) -> None:
+    for index in (3, -1):
+        summary = run(tmp_path, line(conversation=[" ", *TURNS], metadata={"distractors": [index]}))
+        assert summary.reasons() == {"invalid field": 1}
+
+
+def test_the_order_of_keys_is_the_files_under_every_hash_seed(tmp_path: Path) -> None:
+    path = tmp_path / "old.jsonl"
+    path.write_text(json.dumps(line(**{f"key{i}": i for i in range(8)})) + "\n")
+    code = (
+        "import sys; from memroute_env import import_older_layout;"
+        "print(import_older_layout(sys.argv[1]).examples[0].to_json())"
+    )
+    written = {
+        subprocess.run(
+            [sys.executable, "-c", code, str(path)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(written) == 1
 
 
 def test_a_repeated_id_is_made_unique(tmp_path: Path) -> None:
@@ -299,6 +468,8 @@ def test_the_external_file_loses_no_line(external: Path, tmp_path: Path) -> None
     assert len(set(numbers)) == len(numbers)
     assert len(summary.imported) > 0.9 * len(raw)
     assert read_back(summary, tmp_path) == summary.examples
+    assert len(summary.imported) == 896
+    assert summary.repairs()["repeated id"] == 161
     # Neither what was said nor the labels changed on the way.
     lines = external.read_bytes().splitlines()
     for item in summary.imported:

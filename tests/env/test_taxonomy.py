@@ -194,6 +194,11 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         load_taxonomy("markting")
 
 
+def test_a_byte_order_mark_in_front_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text(SUPPORT_TOML, encoding="utf-8-sig")
+    assert load_taxonomy(tmp_path / "own.toml").name == "support"
+
+
 def test_a_file_given_as_text_or_as_a_path_is_the_same(tmp_path: Path) -> None:
     path = write(tmp_path, SUPPORT_TOML)
     assert load_taxonomy(path) == load_taxonomy(str(path))
@@ -209,6 +214,8 @@ def test_a_taxonomy_built_in_code_is_checked_as_well() -> None:
         ((nothing,), "0 categories"),
         ((one, one, nothing), "twice"),
         ((Category("b", "B.", "moon", Horizon.LONG, None), nothing), "moon"),
+        ((Category("Support.Ticket", "S.", "company", Horizon.LONG, None), nothing), "lower-case"),
+        ((Category("a b", "A.", "company", Horizon.LONG, None), nothing), "'a b' is not an id"),
     ):
         with pytest.raises(TaxonomyError, match=said):
             Taxonomy("bad", categories)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from typing import Any
 
 import gymnasium as gym
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from gymnasium.error import InvalidAction
 from gymnasium.utils.env_checker import check_env
+from hypothesis import given
+from hypothesis import strategies as st
 
 import memroute_env
 from memroute_env import OptionError
@@ -18,6 +21,7 @@ from memroute_env.wrappers import (
     FeatureObservation,
     MultiBinaryAction,
     MultiDiscreteAction,
+    hash_features,
 )
 
 ACTIONS = {
@@ -83,3 +87,17 @@ def test_wrappers_say_what_they_need() -> None:
         MultiBinaryAction(made(action="discrete"))
     with pytest.raises(OptionError, match="at least 1"):
         FeatureObservation(made(), feature_dim=0)
+
+
+def test_features_tell_texts_of_every_script_apart() -> None:
+    texts = ["Мы говорим тепло", "Бюджет вырос", "预算增加了", "café", "caf", ""]
+    rows = hash_features(texts, 4096)
+    assert len({row.tobytes() for row in rows}) == len(texts)
+    assert [bool(row.any()) for row in rows] == [True] * 5 + [False]
+    assert np.array_equal(hash_features(["МЫ ГОВОРИМ ТЕПЛО"], 4096)[0], rows[0])
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_features_of_ascii_texts_are_those_of_letters_figures_and_apostrophes(text: str) -> None:
+    words = re.findall("[a-z0-9']+", text.lower())
+    assert np.array_equal(*hash_features([text, " ".join(words)], 4096))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from typing import Any
 
 import pytest
@@ -95,6 +96,30 @@ def test_the_cache_can_be_off_and_damage_in_it_is_mended(setup: Setup) -> None:
             path.write_text(("", "[]", path.read_text()[:40])[number])
         assert texts_of(setup, server) == GOLD
         assert server.calls == 83
+
+
+def test_a_cache_that_cannot_be_written_is_named_before_a_call_is_paid(setup: Setup) -> None:
+    setup.cache.write_text("a file, not a folder")
+    with setup.server() as server:
+        with pytest.raises(AgentError, match="cache: answers cannot be kept.*'off'"):
+            setup.agent(server)
+        assert server.calls == 0
+
+
+def test_paid_answers_are_used_even_if_the_cache_breaks_on_the_way(setup: Setup) -> None:
+    with setup.server() as server:
+        agent = setup.agent(server)
+        setup.cache.rmdir()
+        setup.cache.write_text("a file, not a folder")
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("ignore")  # the SDKs' own
+            warnings.simplefilter("always", RuntimeWarning)
+            decisions = agent.route(CONVERSATIONS)
+        agent.close()
+    assert [decision.text for decision in decisions] == GOLD
+    assert agent.spending.paid_calls == 40
+    (warning,) = warned
+    assert "cannot be kept" in str(warning.message)
 
 
 def test_equal_conversations_of_a_batch_are_asked_about_once(setup: Setup) -> None:
