@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any
 
-from memroute_env.conversation import Example
-from memroute_env.errors import DataError
-from memroute_env.taxonomy import load_taxonomy
+from memroute_env.conversation import Example, parse_example
+from memroute_env.errors import DataError, MemrouteError
+from memroute_env.taxonomy import Taxonomy, load_taxonomy
 
-__all__ = ["Bank", "Utterance", "load_bank"]
+__all__ = ["Bank", "Utterance", "load_bank", "read_bank"]
 
 ACTS = ("statement", "request", "question", "chat")
 """Dialogue acts: a statement may be answered by a shared acknowledgement."""
@@ -69,37 +70,26 @@ def load_bank() -> Bank:
     """Read the shipped bank, once per process.
 
     Raises:
-        DataError: If a line is inconsistent; the message names file and line.
+        DataError: See `read_bank`.
+    """
+    return read_bank(resources.files("memroute_data_gen") / "bank")
+
+
+def read_bank(folder: Traversable) -> Bank:
+    """Read a bank in the layout of the shipped one.
+
+    Raises:
+        DataError: If a line is inconsistent; the message names file, line and field.
     """
     taxonomy = load_taxonomy("marketing")
-    folder = resources.files("memroute_data_gen") / "bank"
-    utterances: list[Utterance] = []
-    for file in sorted(folder.iterdir(), key=lambda f: f.name):
-        if not file.name.endswith(".jsonl"):
-            continue
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            record: dict[str, Any] = json.loads(line)
-            if record["act"] not in ACTS or record["split"] not in _SPLITS:
-                raise DataError(f"{file.name}:{number}: unknown act or split")
-            utterances.append(
-                Utterance(
-                    id=record["id"],
-                    text=record["text"],
-                    mask=taxonomy.mask(record["categories"]),
-                    reply=record["reply"],
-                    act=record["act"],
-                    split=record["split"],
-                    reason=record.get("reason", ""),
-                    twin=record.get("twin", ""),
-                    kind=record.get("kind", ""),
-                )
-            )
+    utterances = [_utterance(*found, taxonomy) for found in _records(folder)]
     conversations: dict[str, list[Example]] = {split: [] for split in _SPLITS}
-    for file in sorted((folder / "conversations").iterdir(), key=lambda f: f.name):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
-            split = record["metadata"].pop("split")
-            conversations[split].append(Example.model_validate(record))
+    for where, record in _records(folder / "conversations"):
+        metadata = record.get("metadata")
+        split = metadata.pop("split", None) if isinstance(metadata, dict) else None
+        _one_of(split, _SPLITS, where, "metadata.split")
+        line = json.dumps(record).encode()
+        conversations[str(split)].append(parse_example(line, where, taxonomy))
     replies = json.loads((folder / "replies.json").read_text(encoding="utf-8"))
     slots = tomllib.loads((folder / "slots.toml").read_text(encoding="utf-8"))
     figures = slots.pop("figures")
@@ -110,6 +100,52 @@ def load_bank() -> Bank:
         {name: tuple(values) for name, values in slots.items()},
         {name: (span["low"], span["high"]) for name, span in figures.items()},
     )
+
+
+def _records(folder: Traversable) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (`file:line`, object) of the JSON-lines files of a folder, in order of their names."""
+    for file in sorted(folder.iterdir(), key=lambda f: f.name):
+        if not file.name.endswith(".jsonl"):
+            continue
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            where = f"{folder.name}/{file.name}:{number}"
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{where}: not valid JSON ({error}); mend the line") from None
+            if not isinstance(record, dict):
+                raise DataError(f"{where}: not a JSON object; mend the line")
+            yield where, record
+
+
+def _utterance(where: str, record: Mapping[str, Any], taxonomy: Taxonomy) -> Utterance:
+    for name in ("id", "text", "categories", "reply", "act", "split"):
+        if name not in record:
+            raise DataError(f"{where}: field {name!r} is missing; AUTHORING.md says what it holds")
+    _one_of(record["act"], ACTS, where, "act")
+    _one_of(record["split"], _SPLITS, where, "split")
+    if not isinstance(record["categories"], list):
+        raise DataError(f"{where}: field 'categories': a list of category ids is needed")
+    try:
+        mask = taxonomy.mask(record["categories"])
+    except MemrouteError as error:
+        raise DataError(f"{where}: field 'categories': {error}") from None
+    return Utterance(
+        id=record["id"],
+        text=record["text"],
+        mask=mask,
+        reply=record["reply"],
+        act=record["act"],
+        split=record["split"],
+        reason=record.get("reason", ""),
+        twin=record.get("twin", ""),
+        kind=record.get("kind", ""),
+    )
+
+
+def _one_of(value: object, known: Sequence[str], where: str, field: str) -> None:
+    if value not in known:
+        raise DataError(f"{where}: field {field!r}: {value!r} is not one of {', '.join(known)}")
 
 
 _SPLITS = ("train", "validation", "test")

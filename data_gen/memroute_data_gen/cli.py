@@ -132,7 +132,10 @@ def import_(
 def check(
     source: Annotated[str, typer.Argument(help="Data set name (marketing:train) or JSONL file.")],
     against: Annotated[
-        list[str] | None, typer.Option(help="Another split that must share nothing with it.")
+        list[str] | None,
+        typer.Option(
+            help="Another split that must share nothing with it; for a shipped name its others."
+        ),
     ] = None,
     taxonomy: Taxonomy = None,
     fast: Annotated[bool, typer.Option("--fast", help="Leave the classifiers out.")] = False,
@@ -149,13 +152,14 @@ def check(
         from memroute_env.datasets import load_dataset
 
         dataset = load_dataset(source, None, taxonomy)
+        names = against or _other_splits(source, dataset.split)
         other = [
-            example
-            for name in against or []
-            for example in load_dataset(name, None, dataset.taxonomy)
+            example for name in names for example in load_dataset(name, None, dataset.taxonomy)
         ]
         report = check_corpus(dataset, dataset.taxonomy, other=other, deep=not fast)
         print_report(report, source)
+        if names:
+            note(f"compared with {', '.join(names)}")
         if json_out is not None:
             json_out.write_text(json.dumps(report.to_dict(), indent=1), encoding="utf-8")
         if html is not None:
@@ -163,6 +167,14 @@ def check(
             note(f"page: {html}")
         if not report.passed:
             raise SystemExit(EXIT_GATE)
+
+
+def _other_splits(source: str, split: str) -> list[str]:
+    """Of a shipped dataset the splits beside this one; nothing is known beside a path."""
+    from memroute_env.datasets import shipped_datasets
+
+    name = source.partition(":")[0]
+    return [f"{name}:{other}" for other in shipped_datasets().get(name, ()) if other != split]
 
 
 @app.command(epilog="Example: `memroute data split all.jsonl --out-dir splits`")
@@ -174,7 +186,10 @@ def split(
     seed: Annotated[int, typer.Option()] = 0,
     taxonomy: Taxonomy = None,
 ) -> None:
-    """Split a file such that no two near duplicates fall into different splits."""
+    """Split a file such that no two near duplicates fall into different splits.
+
+    A split without an example gets no file, and one of its name from an earlier run is removed.
+    """
     with fail_cleanly():
         from memroute_data_gen.splits import split_examples
         from memroute_env.conversation import iter_examples, write_examples
@@ -189,8 +204,13 @@ def split(
         shares = {"train": 1 - validation - test, "validation": validation, "test": test}
         parts = split_examples(examples, shares, seed=seed)
         for name, part in parts.items():
-            write_examples(out_dir / f"{name}.jsonl", part)
-            print(f"{name:10s} {len(part):6d}")
+            path = out_dir / f"{name}.jsonl"
+            if part:
+                write_examples(path, part)
+            else:
+                # No command reads an empty file, and one of an earlier run is not of this split.
+                path.unlink(missing_ok=True)
+            print(f"{name:10s} {len(part):6d}{'' if part else '  (empty: no file)'}")
         if any(len(parts[name]) < share * len(examples) / 2 for name, share in shares.items()):
             note(
                 "the shares are far off: too many conversations share messages and stay together. "

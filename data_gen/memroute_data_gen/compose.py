@@ -132,7 +132,8 @@ class Composer:
         entities: dict[str, str] = {}
         parts = [self._part(rng, unit, entities) for unit in deal.units]
         stored = any(unit.mask for unit in deal.units)
-        for stranger in deal.strangers:
+        room = self.recipe.max_turns // 2 - len(parts)  # each is answered
+        for stranger in deal.strangers[: max(room, 0)]:
             part = self._part(rng, stranger, entities)
             part.distractor = stored
             parts.insert(rng.randint(0, len(parts)), part)
@@ -276,7 +277,7 @@ class Composer:
             turns.append(Turn.model_construct(role="user", content=part.text))
             turns.append(Turn.model_construct(role="assistant", content=reply))
         closes = rng.random() < recipe.closing and not parts[-1].ends
-        if len(turns) < 3 or (len(turns) + 2 <= recipe.max_turns and closes):
+        if len(turns) < 3 or (len(turns) < recipe.max_turns and closes):
             if mask:
                 distractors.append(len(turns))
             turns.append(Turn.model_construct(role="user", content=closing))

@@ -54,8 +54,8 @@ class QualityReport:
     distributions: dict[str, dict[str, int]]
     near_duplicates: list[tuple[str, str, float]]
     """Pairs of ids within the corpus."""
-    across: list[tuple[str, str, float]]
-    """Pairs of ids (this corpus, the other split)."""
+    across: list[tuple[str, str, float]] | None
+    """Pairs of ids (this corpus, the other split); None where there was no other split."""
     secrets: list[tuple[str, str, str]]
     """(id, kind, the text that was found)."""
     assistant_leak: dict[str, float] = field(default_factory=dict)
@@ -94,10 +94,10 @@ def check_corpus(
     masks = [taxonomy.mask(example.labels.categories) for example in examples]
     texts = [" ".join(example.conversation.user_texts) for example in examples]
     pairs = near_duplicates(texts)
-    across = _across(examples, other)
+    across = _across(examples, other) if other else None
     report = QualityReport(
         n=len(examples),
-        gates=_gates(examples, masks, taxonomy, texts, across if other else None),
+        gates=_gates(examples, masks, taxonomy, texts, across),
         distributions=_distributions(examples, masks, taxonomy),
         near_duplicates=[(examples[i].id, examples[j].id, s) for i, j, s in pairs],
         across=across,
@@ -117,8 +117,6 @@ def _across(examples: Sequence[Example], other: Sequence[Example]) -> list[tuple
         [(e.id, t) for e in side for t in e.conversation.user_texts if len(t.split()) > SHORT]
         for side in (examples, other)
     )
-    if not theirs:
-        return []
     unique: dict[str, str] = {}
     for identifier, text in ours:
         unique.setdefault(normalise(text), identifier)

@@ -17,18 +17,19 @@ def print_report(report: QualityReport, source: str) -> None:
     """Gates first, then what was measured."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console(highlight=False, emoji=False)
-    gates = Table(title=f"{plain(source)}: {report.n} conversations", title_justify="left")
+    gates = Table(title=Text(f"{plain(source)}: {report.n} conversations"), title_justify="left")
     for heading in ("gate", "wanted", "found", ""):
         gates.add_column(heading)
     for gate in report.gates:
-        mark = "[green]pass[/green]" if gate.passed else "[bold red]FAIL[/bold red]"
-        gates.add_row(gate.name, gate.wanted, plain(gate.found).replace("[", r"\["), mark)
+        mark = Text("pass", "green") if gate.passed else Text("FAIL", "bold red")
+        gates.add_row(Text(plain(gate.name)), gate.wanted, Text(plain(gate.found)), mark)
     console.print(gates)
     for name, counts in report.distributions.items():
         shares = "  ".join(f"{key.strip()} {count}" for key, count in counts.items())
-        console.print(f"[bold]{name}[/bold]  {plain(shares)}")
+        console.print(Text.assemble((name, "bold"), f"  {plain(shares)}"))
     for line in _findings(report):
         console.print(plain(line), markup=False)
 
@@ -37,7 +38,9 @@ def _findings(report: QualityReport) -> list[str]:
     lines = [
         f"near duplicates within: {len(report.near_duplicates)}"
         + _few([f"{a} ~ {b} ({s:.2f})" for a, b, s in report.near_duplicates]),
-        f"near duplicates across: {len(report.across)}"
+        "near duplicates across: not measured; name the other splits with --against"
+        if report.across is None
+        else f"near duplicates across: {len(report.across)}"
         + _few([f"{a} ~ {b} ({s:.2f})" for a, b, s in report.across]),
         f"likely secrets and personal data: {len(report.secrets)}"
         + _few([f"{i}: {kind} {text!r}" for i, kind, text in report.secrets]),

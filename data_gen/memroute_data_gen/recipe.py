@@ -16,7 +16,8 @@ class Recipe:
     """What the composed conversations are like; every share is a probability in [0, 1].
 
     Raises:
-        OptionError: If a share is out of range or the label shares do not sum to 1.
+        OptionError: If a share is out of range, the label shares do not sum to 1, or `max_turns`
+            is too few for them.
     """
 
     none: float = 0.15
@@ -45,6 +46,7 @@ class Recipe:
     last_reply: float = 0.6
     """The chance that the assistant has the last word."""
     max_turns: int = 12
+    """Most turns of a conversation; `none` exchanges that do not fit are left out."""
 
     def __post_init__(self) -> None:
         """Check the shares once."""
@@ -61,6 +63,12 @@ class Recipe:
                 raise OptionError(f"recipe: {name} must sum to 1, got {sum(shares):g}")
         if self.max_turns < 4:
             raise OptionError(f"recipe: max_turns must be at least 4, got {self.max_turns}")
+        if self.max_turns < 6 and self.three > 0 and self.mixed_unit < 1:
+            raise OptionError(
+                f"recipe: max_turns {self.max_turns} is too few for three categories, each in a "
+                "message that is answered; set max_turns to 6 or more, three to 0, or mixed_unit "
+                "to 1"
+            )
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:

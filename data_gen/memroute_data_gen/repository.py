@@ -28,22 +28,24 @@ def load_splits(source: str, taxonomy: str | None = None) -> dict[str, Dataset]:
     """Every split of a shipped dataset, a folder of split files, or one file.
 
     Args:
-        source: A shipped name, also `name:split`, or a path. A file whose name is not a split's
-            counts as `train`.
-        taxonomy: Of a path's labels; `marketing` by default.
+        source: A shipped name, also `name:split`, or a path (`./marketing` for a folder called
+            like a shipped dataset). A file whose name is not a split's counts as `train`.
+        taxonomy: Of the labels; `marketing` by default.
 
     Returns:
         Split name to its examples, in the order of `SPLITS`.
 
     Raises:
-        DataError: If there is nothing to load; the message names the remedy.
+        DataError: If there is nothing to load, or a shipped dataset is labelled in another
+            taxonomy; the message names the remedy.
     """
+    # As in `load_dataset`, a shipped name wins over a file or folder called like it.
+    name, _, split = source.partition(":")
+    if name in shipped_datasets():
+        wanted = (split,) if split else shipped_datasets()[name]
+        loaded = [load_dataset(name, s, taxonomy) for s in wanted]
+        return {dataset.split: dataset for dataset in loaded}
     path = Path(source)
-    if not path.exists():
-        name, _, split = source.partition(":")
-        if name in shipped_datasets() and not split:
-            return {s: load_dataset(name, s) for s in shipped_datasets()[name]}
-        return {split or "train": load_dataset(source, None, taxonomy)}
     if path.is_dir():
         found = [
             s for s in SPLITS if list(path.glob(f"{s}.jsonl")) + list(path.glob(f"{s}.jsonl.gz"))

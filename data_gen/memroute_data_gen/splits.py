@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from math import ceil
 
 from memroute_env.conversation import Example
 
@@ -30,9 +31,8 @@ __all__ = [
 NEAR_DUPLICATE = 0.5
 """Jaccard similarity of word trigrams from which two texts count as near duplicates."""
 
-_TOKEN = re.compile(r"[a-z0-9']+|\{[a-z0-9]+\}")
+_TOKEN = re.compile(r"(?:[^\W_]|')+|\{[a-z0-9]+\}")
 _DIGITS = re.compile(r"\d+")
-_SHARED_TOO_OFTEN = 60
 SHORT = 3
 """Words up to which an utterance ("ok thanks") may stand in several splits."""
 
@@ -54,13 +54,54 @@ def shingles(text: str, n: int = 3) -> frozenset[int]:
     return frozenset(hash(" ".join(words[i : i + n])) for i in range(len(words) - n + 1))
 
 
+class _Index:
+    """Texts by their rarest trigrams: finds every set that is alike, and looks at few others.
+
+    Prefix filtering (Chaudhuri, Ganti & Kaushik 2006; Bayardo, Ma & Srikant 2007): a set of n
+    trigrams shares at least ceil(t n) of them with any set whose Jaccard similarity to it is t or
+    more. Hence, with all sets sorted in one and the same order, two such sets have a trigram in
+    common among the first n - ceil(t n) + 1 of each. The rarest come first, so that few others do.
+
+    Args:
+        times: How often each trigram that may be shared occurs; one that is missing is shared by no
+            two texts and counts as rarer than all others.
+        threshold: In (0, 1].
+    """
+
+    def __init__(self, times: Mapping[int, int], threshold: float) -> None:
+        self._rank = {gram: rank for rank, gram in enumerate(sorted(times, key=times.__getitem__))}
+        self._threshold = threshold
+        self._sets: list[frozenset[int]] = []
+        self._holders: dict[int, list[int]] = defaultdict(list)
+
+    def _telling(self, grams: frozenset[int]) -> list[int]:
+        """Ranks of those among the first n - ceil(t n) + 1 trigrams that may be shared."""
+        ranks = sorted(self._rank[gram] for gram in grams if gram in self._rank)
+        # A product a hair above a whole number is that number: one trigram too many does no harm.
+        needed = ceil(self._threshold * len(grams) - 1e-9)
+        return ranks[: max(0, len(ranks) - needed + 1)]
+
+    def add(self, grams: frozenset[int]) -> None:
+        """Index the next text, which is number 0, 1, 2 and so on."""
+        for rank in self._telling(grams):
+            self._holders[rank].append(len(self._sets))
+        self._sets.append(grams)
+
+    def alike(self, grams: frozenset[int]) -> Iterator[tuple[int, float]]:
+        """Yield (number, similarity) of every indexed text that is alike."""
+        holders = (self._holders.get(rank, ()) for rank in self._telling(grams))
+        for number in set(chain.from_iterable(holders)):
+            other = self._sets[number]
+            common = len(grams & other)
+            similarity = common / (len(grams) + len(other) - common)
+            if similarity >= self._threshold:
+                yield number, similarity
+
+
 def near_duplicates(
     texts: Sequence[str], threshold: float = NEAR_DUPLICATE
 ) -> list[tuple[int, int, float]]:
-    """Pairs of texts whose trigram sets have a Jaccard similarity of at least `threshold`.
-
-    Exact for every pair that shares at least one trigram which occurs in at most 60 texts; a pair
-    alike only in commoner ones is not alike. Time grows with the number of such shared trigrams.
+    """Pairs of texts whose trigram sets have a Jaccard similarity of at least `threshold`: all.
 
     Args:
         texts: N texts.
@@ -69,33 +110,28 @@ def near_duplicates(
     Returns:
         `(i, j, similarity)` with i < j, sorted.
     """
+    return sorted(_near_duplicates(texts, threshold))
+
+
+def _near_duplicates(
+    texts: Sequence[str], threshold: float = NEAR_DUPLICATE
+) -> Iterator[tuple[int, int, float]]:
+    """`near_duplicates` as they are found: of n texts of one template there are n squared."""
     sets = [shingles(text) for text in texts]
     times = Counter(chain.from_iterable(sets))
-    holders: dict[int, list[int]] = defaultdict(list)
-    found = []
-    for i, grams in enumerate(sets):
-        telling = [gram for gram in grams if 1 < times[gram] <= _SHARED_TOO_OFTEN]
-        shared = Counter(chain.from_iterable(holders[gram] for gram in telling))
-        for gram in telling:
-            holders[gram].append(i)
-        size = len(grams)
-        for j, count in shared.items():
-            # Rare trigrams alone bound the similarity from below; the exact value decides.
-            if count * (1 + threshold) >= threshold * min(size, len(sets[j])) * 0.5:
-                common = len(grams & sets[j])
-                similarity = common / (size + len(sets[j]) - common)
-                if similarity >= threshold:
-                    found.append((j, i, similarity))
-    return sorted(found)
+    index = _Index({gram: n for gram, n in times.items() if n > 1}, threshold)
+    for j, grams in enumerate(sets):
+        for i, similarity in index.alike(grams):
+            yield i, j, similarity
+        index.add(grams)
 
 
 def near_duplicates_across(
     ours: Sequence[str], theirs: Sequence[str], threshold: float = NEAR_DUPLICATE
 ) -> list[tuple[int, int, float]]:
-    """Pairs of one of ours and one of theirs that are as alike as `near_duplicates` asks.
+    """All pairs of one of ours and one of theirs that are as alike as `near_duplicates` asks.
 
-    Exact for every pair that shares a trigram which occurs in at most 60 texts of the smaller
-    side; only that side is indexed, so time grows with the larger side's length alone.
+    Only the smaller side is indexed, so time grows with the larger side's length alone.
 
     Args:
         ours: N texts.
@@ -108,25 +144,14 @@ def near_duplicates_across(
     if len(ours) < len(theirs):
         return sorted((i, j, s) for j, i, s in near_duplicates_across(theirs, ours, threshold))
     sets = [shingles(text) for text in theirs]
-    holders: dict[int, list[int]] = defaultdict(list)
-    for j, grams in enumerate(sets):
-        for gram in grams:
-            holders[gram].append(j)
-    found = []
-    for i, text in enumerate(ours):
-        grams = shingles(text)
-        near = {
-            j
-            for gram in grams
-            if gram in holders and len(holders[gram]) <= _SHARED_TOO_OFTEN
-            for j in holders[gram]
-        }
-        for j in near:
-            common = len(grams & sets[j])
-            similarity = common / (len(grams) + len(sets[j]) - common)
-            if similarity >= threshold:
-                found.append((i, j, similarity))
-    return sorted(found)
+    index = _Index(Counter(chain.from_iterable(sets)), threshold)
+    for grams in sets:
+        index.add(grams)
+    return sorted(
+        (i, j, similarity)
+        for i, text in enumerate(ours)
+        for j, similarity in index.alike(shingles(text))
+    )
 
 
 def assign_splits(
@@ -164,7 +189,7 @@ def assign_splits(
             i = parent[i]
         return i
 
-    for i, j, _ in near_duplicates(texts, threshold):
+    for i, j, _ in _near_duplicates(texts, threshold):
         parent[root(j)] = root(i)
     for group in together:
         for i in group[1:]:
@@ -204,15 +229,15 @@ def split_examples(
                 owners[normalise(text)].append(i)
     utterances = list(owners)
     together = [owners[text] for text in utterances if len(owners[text]) > 1]
-    together += [
+    nearly = (
         [owners[utterances[i]][0], owners[utterances[j]][0]]
-        for i, j, _ in near_duplicates(utterances)
-    ]
+        for i, j, _ in _near_duplicates(utterances)
+    )
     names = assign_splits(
         [e.id for e in examples],
         [" ".join(e.conversation.user_texts) for e in examples],
         shares,
-        together=together,
+        together=chain(together, nearly),
         seed=seed,
     )
     parts: dict[str, list[Example]] = {name: [] for name in shares}

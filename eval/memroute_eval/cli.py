@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,7 +55,10 @@ ReportFile = Annotated[Path | None, typer.Option("--report", help="Write an HTML
     "--json out.json --report out.html`",
 )
 def eval_(
-    data: Annotated[str, typer.Option(help="Dataset: a name (marketing:test) or a JSONL file.")],
+    data: Annotated[
+        str,
+        typer.Option(help="A name (marketing:test), a JSONL file, or a folder with test.jsonl."),
+    ],
     agent: Annotated[
         list[str],
         typer.Option(
@@ -67,7 +69,9 @@ def eval_(
     parse: Parse = "strict",
     json_out: Json = None,
     report_out: ReportFile = None,
-    seed: Annotated[int, typer.Option(help="For agents that draw, and for the bootstrap.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="For agents that draw, and for the bootstrap.")
+    ] = 0,
     taxonomy: Annotated[str | None, typer.Option(help="Taxonomy of the data.")] = None,
     train_data: Annotated[
         str | None,
@@ -85,6 +89,7 @@ def eval_(
     with fail_cleanly():
         from memroute_env.datasets import load_dataset
         from memroute_eval.evaluate import evaluate
+        from memroute_eval.results import write_results
 
         _check_parse(parse)
         _check_outputs(json_out, report_out)
@@ -110,7 +115,7 @@ def eval_(
             except BaseException as error:
                 partial = getattr(error, "partial", None)
                 if partial and partial["agents"] and json_out is not None:
-                    _write_json(partial, json_out)
+                    write_results(partial, json_out)
                     kept = f"agents that had finished: {json_out}"
                     if isinstance(error, KeyboardInterrupt):
                         note(f"interrupted; {kept}")
@@ -128,7 +133,7 @@ def eval_(
 )
 def score(
     predictions: Annotated[Path, typer.Option(help="JSONL: id and text or categories.")],
-    data: Annotated[str, typer.Option(help="Dataset: a name or a JSONL file.")],
+    data: Annotated[str, typer.Option(help="A name, a JSONL file, or a folder with test.jsonl.")],
     parse: Parse = "strict",
     json_out: Json = None,
     report_out: ReportFile = None,
@@ -136,7 +141,7 @@ def score(
         str, typer.Option(help="Examples without a prediction: error, or wrong.")
     ] = "error",
     name: Annotated[str | None, typer.Option(help="What to call the agent.")] = None,
-    seed: Annotated[int, typer.Option(help="For the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="For the bootstrap.")] = 0,
     taxonomy: Annotated[str | None, typer.Option(help="Taxonomy of the data.")] = None,
 ) -> None:
     """Score predictions that were made elsewhere: the same numbers as `memroute eval`."""
@@ -190,10 +195,13 @@ def demo(
 
 
 def _test_split(data: str) -> str | None:
-    """A bare name of a dataset with splits means its test split when agents are compared."""
+    """Agents are compared on the test split: of a bare name with splits, or of a folder."""
     from memroute_env.datasets import shipped_datasets
 
-    return "test" if "test" in shipped_datasets().get(data, ()) else None
+    name = data.partition(":")[0]
+    if name in shipped_datasets():
+        return "test" if "test" in shipped_datasets().get(data, ()) else None
+    return "test" if Path(data).is_dir() else None
 
 
 def _check_parse(parse: str) -> None:
@@ -220,21 +228,15 @@ def _check_outputs(*paths: Path | None) -> None:
             raise DataError(f"{path}: cannot be written; check the path and its permissions")
 
 
-def _write_json(results: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
-    partial.replace(path)
-
-
 def _publish(
     results: dict[str, Any], dataset: Any, json_out: Path | None, report_out: Path | None
 ) -> None:
+    from memroute_eval.results import write_results
     from memroute_eval.table import print_results
 
     print_results(results)
     if json_out is not None:
-        _write_json(results, json_out)
+        write_results(results, json_out)
         note(f"results: {json_out}")
     if report_out is not None:
         from memroute_eval.report import write_report

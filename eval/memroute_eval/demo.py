@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from memroute_env.datasets import SPLITS, Dataset
 from memroute_env.errors import DataError
 from memroute_env.taxonomy import load_taxonomy
 from memroute_eval.evaluate import AgentSpec, evaluate
+from memroute_eval.results import RESULTS_FILE, write_results
 
 __all__ = ["run_demo"]
 
@@ -62,7 +62,7 @@ def run_demo(
         progress=progress,
     )
     results["dataset"]["name"] = str(out / "corpus")
-    (out / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False))
+    write_results(results, out / RESULTS_FILE)
     report = out / "report.html"
     from memroute_eval.report import write_report
 

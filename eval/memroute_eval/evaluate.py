@@ -13,11 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from memroute_agents.agent import Agent, AgentContext, RoutingDecision, checked_route, create_agent
+from memroute_agents.agent import (
+    Agent,
+    AgentContext,
+    RoutingDecision,
+    checked_route,
+    close_agent,
+    create_agent,
+)
 from memroute_env import __version__
 from memroute_env.datasets import Dataset, load_dataset
 from memroute_env.env import MemoryRoutingEnv
-from memroute_env.errors import AgentError, DataError
+from memroute_env.errors import AgentError, DataError, OptionError
 from memroute_env.parsing import ParseMode, format_answer
 from memroute_eval.metrics import Outcomes, category_table, group_summaries, summarise
 
@@ -189,7 +196,7 @@ def evaluate(
         agents: Names as on the command line, or `AgentSpec` objects; names are distinct.
         dataset: What to play.
         parse: How text answers are read.
-        seed: For agents that draw and for the bootstrap.
+        seed: For agents that draw and for the bootstrap; 0 or more.
         batch_size: Conversations in one call of `route`.
         resamples: Bootstrap resamples.
         train: Training split for agents that fit; the shipped one by default.
@@ -205,7 +212,10 @@ def evaluate(
         AgentError: If an agent cannot be built or breaks its contract; answers of agents that had
             finished are in its `partial` attribute, as in KeyboardInterrupt's.
         DataError: If two agents have the same name.
+        OptionError: If the seed is negative, before any agent is asked.
     """
+    if seed < 0:
+        raise OptionError(f"seed must be 0 or more, got {seed}")
     context = AgentContext(
         dataset.taxonomy,
         dataset,
@@ -253,9 +263,7 @@ def evaluate(
             error.partial = results  # type: ignore[union-attr]  # what had finished is not lost
             raise
         finally:
-            close = getattr(spec.agent, "close", None)
-            if callable(close):
-                close()
+            close_agent(spec.agent)
     return results
 
 

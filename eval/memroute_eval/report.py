@@ -46,6 +46,7 @@ from memroute_eval.results import (
     check_results,
     merge_results,
     read_results,
+    results_name,
     taxonomy_of,
 )
 from memroute_eval.targets import TARGETS
@@ -93,7 +94,7 @@ def gather(sources: Sequence[Source], curves: Sequence[Mapping[str, Any]] = ()) 
         if path.is_dir():
             own = find_curves(path)
             if (path / RESULTS_FILE).is_file():
-                found.append((path.resolve().name, read_results(path)))
+                found.append((results_name(path), read_results(path)))
             elif not own:
                 raise DataError(
                     f"{path}: holds neither {RESULTS_FILE} nor {METRICS_FILE}; name a run "
@@ -104,8 +105,7 @@ def gather(sources: Sequence[Source], curves: Sequence[Mapping[str, Any]] = ()) 
         elif path.suffix == ".jsonl":
             drawn += read_curve(path)
         else:
-            stem = path.resolve().parent.name if path.name == RESULTS_FILE else path.stem
-            found.append((stem, read_results(path)))
+            found.append((results_name(path), read_results(path)))
             folders.append(path.parent)
     for curve in curves:
         if "path" in curve:

@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from memroute_env.datasets import load_dataset
+from memroute_env.datasets import Dataset
 from memroute_env.errors import OptionError
 from memroute_env.render import plain
 from memroute_eval.compare import DEFAULT_METRICS, Difference, compare_agents
 from memroute_eval.export import SCENARIO_COLUMNS, scenario_rows, write_csv
 from memroute_eval.leaderboard import Board, leaderboards
 from memroute_eval.metrics import METRICS
-from memroute_eval.results import merge_results, read_results
+from memroute_eval.results import merge_results, read_results, results_name
 
 __all__ = ["compare", "leaderboard", "report"]
 
@@ -56,12 +56,15 @@ def report(
     """Write a self-contained HTML report that compares agents and shows every scenario."""
     from memroute_eval.plots import write_plots
     from memroute_eval.report import gather, write_page
+    from memroute_eval.report_scenarios import load_measured
 
     console = Console(stderr=True)
     given = gather(sources)
     if taxonomy is not None and data is None:
         raise OptionError("--taxonomy says how --data is labelled; give --data, too")
-    dataset = load_dataset(data, taxonomy=taxonomy) if data and taxonomy else data
+    dataset: Dataset | str | None = data
+    if data and taxonomy and given.results is not None:
+        dataset = load_measured(data, given.results["dataset"], taxonomy)
     if csv is not None and given.results is None:
         raise OptionError("--csv needs results; the sources hold training curves only")
     write_page(given, out, dataset)
@@ -91,7 +94,7 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Test whether agents differ by more than chance, paired on the same examples."""
-    merged = merge_results([(path.stem, read_results(path)) for path in results])
+    merged = merge_results([(results_name(path), read_results(path)) for path in results])
     differences = compare_agents(
         merged,
         agent or None,

@@ -16,7 +16,7 @@ from memroute_env.errors import DataError, MemrouteError
 from memroute_env.taxonomy import Taxonomy
 from memroute_eval.report_view import AgentView
 
-__all__ = ["Answer", "Scenario", "TurnView", "find_examples", "scenarios_of"]
+__all__ = ["Answer", "Scenario", "TurnView", "find_examples", "load_measured", "scenarios_of"]
 
 VERDICTS = {
     "exact": "Exactly right",
@@ -106,7 +106,9 @@ def find_examples(
     problem = f"no data called {name!r} were found, neither shipped nor beside the results"
     for candidate in given:
         try:
-            found = candidate if isinstance(candidate, Dataset) else _load(candidate, dataset)
+            found = (
+                candidate if isinstance(candidate, Dataset) else load_measured(candidate, dataset)
+            )
         except (MemrouteError, OSError) as error:
             # What a results file names may be any file of this machine; its content is no message.
             problem = f"the data cannot be loaded ({error})" if data is not None else problem
@@ -120,13 +122,25 @@ def find_examples(
     return {}, problem
 
 
-def _load(candidate: str | PathLike[str], dataset: Mapping[str, Any]) -> Dataset:
-    """Load a name or path in the results' split; devices and pipes are refused."""
+def load_measured(
+    candidate: str | PathLike[str], dataset: Mapping[str, Any], taxonomy: str | None = None
+) -> Dataset:
+    """Load a name or path in the split that results were measured on.
+
+    Args:
+        candidate: A dataset's name, a file, or a folder of split files.
+        dataset: What the results say of their data.
+        taxonomy: Of a path's labels; `marketing` by default.
+
+    Raises:
+        DataError: If it cannot be loaded, or is neither file nor folder: a device, a pipe.
+    """
     path = Path(candidate)
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise DataError(f"{path}: is neither a file nor a directory")
     named_split = isinstance(candidate, str) and ":" in candidate and not path.exists()
-    return load_dataset(candidate, None if named_split else dataset.get("split") or None)
+    split = None if named_split else dataset.get("split") or None
+    return load_dataset(candidate, split, taxonomy)
 
 
 def scenarios_of(

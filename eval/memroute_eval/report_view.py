@@ -105,6 +105,9 @@ class Verdict:
     """All tested pairs and metrics."""
     beaten: Sequence[Difference]
     """The leader's significant margins on reward."""
+    lost: Sequence[Difference]
+    """Its significant deficits: the mean of an agent whose calls failed is over fewer scenarios,
+    and on those that both answered the other may be better."""
     tied: Sequence[Difference]
     """The leader's margins on reward that could be chance."""
     all_pairs: bool
@@ -188,10 +191,15 @@ def verdict_of(results: Mapping[str, Any], agents: Sequence[AgentView], seed: in
     return Verdict(
         leader,
         differences,
-        [d for d in own if d.significant],
+        [d for d in own if d.significant and not _negative(d)],
+        [d for d in own if d.significant and _negative(d)],
         [d for d in own if not d.significant],
         all_pairs,
     )
+
+
+def _negative(difference: Difference) -> bool:
+    return difference.difference is not None and difference.difference < 0
 
 
 def group_tables(agents: Sequence[AgentView]) -> list[GroupTable]:

@@ -26,8 +26,10 @@ __all__ = [
     "merge_results",
     "paired_rows",
     "read_results",
+    "results_name",
     "same_dataset",
     "taxonomy_of",
+    "write_results",
 ]
 
 RESULTS_FILE = "results.json"
@@ -163,6 +165,24 @@ def read_results(path: str | PathLike[str]) -> dict[str, Any]:
             f"{path}: not valid JSON ({error}); results are written by 'memroute eval --out'"
         ) from None
     return check_results(data, str(path))
+
+
+def results_name(path: Path) -> str:
+    """What results are called beside others: a run's folder, or the file's name."""
+    if path.is_dir():
+        return path.resolve().name
+    return path.resolve().parent.name if path.name == RESULTS_FILE else path.stem
+
+
+def write_results(results: Mapping[str, Any], path: Path) -> None:
+    """Write results as JSON, atomically; the folder is made if need be.
+
+    In ASCII, so that an answer with half an emoji in it can be kept as it came.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(results, indent=1), encoding="ascii")
+    partial.replace(path)
 
 
 def check_results(data: Any, source: str = "results") -> dict[str, Any]:

@@ -40,6 +40,7 @@ def print_results(results: dict[str, Any]) -> None:
     """Print agents × metrics with 95% intervals, and the published figures in their own block."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from memroute_eval.published import PUBLISHED
 
@@ -50,13 +51,15 @@ def print_results(results: dict[str, Any]) -> None:
         f"{plain(dataset['name'])}{split}, {dataset['n']} conversations, "
         f"sha256 {dataset['sha256'][:12]}, {results['parse']} parsing",
         highlight=False,
+        markup=False,
+        emoji=False,
     )
     agents = results["agents"]
     for names in _blocks(list(agents), max(1, (console.width - 16) // 15)):
         table = Table(show_lines=False, pad_edge=False)
         table.add_column("metric", no_wrap=True)
         for name in names:
-            table.add_column(plain(name), justify="right")
+            table.add_column(Text(plain(name)), justify="right")
         for heading, metric, digits in _ROWS:
             table.add_row(heading, *(_cell(agents[name], metric, digits) for name in names))
         if any(agents[name]["n_failed"] for name in names):

@@ -205,6 +205,20 @@ def test_shares_are_those_of_the_recipe(two_thousand: list[Example]) -> None:
     assert {e.labels.categories for e in nothing} == {("none",)}
 
 
+@pytest.mark.parametrize("most", [4, 5, 6, 7, 8])
+def test_no_conversation_has_more_turns_than_the_recipe_allows(most: int) -> None:
+    labels = {"one": 0.6, "three": 0} if most < 6 else {}
+    recipe = Recipe(max_turns=most, closing=0.9, last_reply=1, merged=0, **labels)
+    made = list(compose(300, seed=3, recipe=recipe))
+    assert max(len(e.conversation.turns) for e in made) == most
+    plain = compose(300, seed=3, recipe=replace(recipe, max_turns=12))
+    assert [e.labels.categories for e in made] == [e.labels.categories for e in plain]
+    mixed = Recipe(max_turns=4, none=0, one=0, two=0, three=1, mixed_unit=1)
+    for example in compose(100, recipe=mixed):
+        assert len(example.conversation.turns) <= 4
+        assert len(example.labels.categories) == 3
+
+
 def test_telling_messages_of_different_splits_are_different() -> None:
     said: dict[str, set[str]] = {}
     for split in SPLITS:
@@ -227,6 +241,7 @@ def test_telling_messages_of_different_splits_are_different() -> None:
         ({"none": 0.5}, "must sum to 1"),
         ({"distractors": (0.5, 0.5, 0.5)}, "must sum to 1"),
         ({"max_turns": 3}, "at least 4"),
+        ({"max_turns": 5}, "max_turns 5 is too few for three categories"),
         ({"closing": float("nan")}, "closing"),
     ],
 )

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -196,30 +197,130 @@ def test_near_duplicates_are_found_and_others_not() -> None:
     assert near_duplicates([]) == []
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(
-        st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=8).map(" ".join), max_size=10
-    ),
-    st.sampled_from([0.3, 0.5, 0.8, 1.0]),
+THRESHOLDS = [0.1, 0.3, 0.5, 0.7, 0.8, 1.0]
+TEXTS = st.lists(
+    st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=12).map(" ".join), max_size=12
 )
-def test_near_duplicates_equal_the_obvious_implementation(
-    texts: list[str], threshold: float
-) -> None:
+
+
+def similarity_of(a: str, b: str) -> float:
     def grams(text: str) -> set[str]:
         words = text.split()
         if len(words) <= 3:
             return {text}
         return {" ".join(words[i : i + 3]) for i in range(len(words) - 2)}
 
-    expected = []
-    for i in range(len(texts)):
-        for j in range(i + 1, len(texts)):
-            a, b = grams(texts[i]), grams(texts[j])
-            similarity = len(a & b) / len(a | b)
-            if similarity >= threshold:
-                expected.append((i, j, similarity))
+    return len(grams(a) & grams(b)) / len(grams(a) | grams(b))
+
+
+@settings(max_examples=60, deadline=None)
+@given(TEXTS, st.sampled_from(THRESHOLDS))
+def test_near_duplicates_equal_the_obvious_implementation(
+    texts: list[str], threshold: float
+) -> None:
+    expected = [
+        (i, j, similarity)
+        for j in range(len(texts))
+        for i in range(j)
+        if (similarity := similarity_of(texts[i], texts[j])) >= threshold
+    ]
     assert near_duplicates(texts, threshold) == sorted(expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(TEXTS, TEXTS, st.sampled_from(THRESHOLDS))
+def test_across_equals_the_obvious_implementation(
+    ours: list[str], theirs: list[str], threshold: float
+) -> None:
+    expected = [
+        (i, j, similarity)
+        for i, a in enumerate(ours)
+        for j, b in enumerate(theirs)
+        if (similarity := similarity_of(a, b)) >= threshold
+    ]
+    assert near_duplicates_across(ours, theirs, threshold) == expected
+
+
+WORDS = [a + b + c for a in "bcdfghj" for b in "aeiou" for c in "lmnprst"]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(61, 200), st.randoms(use_true_random=False), st.sampled_from([0.3, 0.5, 0.8]))
+def test_what_many_texts_share_counts_too(count: int, random: Random, threshold: float) -> None:
+    # A template's trigrams occur in all texts; some texts also hold rare words of their own.
+    template = "please remember that the tone of voice in our newsletters is X and nothing else"
+    texts = [
+        " ".join([template.replace("X", random.choice(WORDS)), *random.sample(WORDS, k)])
+        for k in (random.choice((0, 0, 1, 4, 12, 30)) for _ in range(count))
+    ]
+    expected = [
+        (i, j)
+        for j in range(count)
+        for i in range(j)
+        if similarity_of(texts[i], texts[j]) >= threshold
+    ]
+    assert [(i, j) for i, j, _ in near_duplicates(texts, threshold)] == sorted(expected)
+    border = count // 3
+    assert [
+        (i, border + j)
+        for i, j, _ in near_duplicates_across(texts[:border], texts[border:], threshold)
+    ] == [(i, j) for i, j in sorted(expected) if i < border <= j]
+
+
+def templated(random: Random, count: int) -> list[Example]:
+    """Conversations of a few templates, some of their messages repeated or alike."""
+    templates = [
+        "please remember that the tone of voice in every one of our newsletters is X and nothing "
+        "else",
+        "X is what we said to X last week about X",
+        "could you look at X for me",
+    ]
+
+    def message() -> str:
+        words = random.choice(templates).split()
+        return " ".join(random.choice(WORDS) if word == "X" else word for word in words)
+
+    return [
+        make_example(f"{n:03d}", ["none"], message(), "ok", message(), "ok", "thanks")
+        if random.random() < 0.3
+        else make_example(f"{n:03d}", ["none"], message() if n % 3 else f"{n} only {WORDS[n]} here")
+        for n in range(count)
+    ]
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(2, 200), st.randoms(use_true_random=False), st.integers(0, 5))
+def test_no_two_splits_share_what_the_gate_would_find(
+    count: int, random: Random, seed: int
+) -> None:
+    parts = split_examples(templated(random, count), SHARES, seed=seed)
+    assert sum(map(len, parts.values())) == count
+    for name, part in parts.items():
+        others = [e for other, es in parts.items() if other != name for e in es]
+        if part and others:
+            assert check_corpus(part, MARKETING, other=others, deep=False).across == []
+
+
+def test_a_common_template_stays_in_one_split() -> None:
+    said = (
+        "please remember that the tone of voice in every one of our newsletters is {} and no more"
+    )
+    examples = [
+        make_example(f"{n:03d}", ["none"], said.format(word), "ok", f"thanks {word}")
+        for n, word in enumerate(WORDS[:150])
+    ]
+    parts = split_examples(examples, SHARES)
+    assert sorted(map(len, parts.values())) == [0, 0, 150]
+
+
+def test_texts_in_other_alphabets_are_told_apart() -> None:
+    texts = [
+        "мы никогда не даём скидок постоянным клиентам",
+        "пишите мне коротко и без вступлений, пожалуйста",
+        "мы никогда не даём скидок постоянным клиентам!",
+    ]
+    assert near_duplicates(texts) == [(0, 2, 1.0)]
+    assert normalise("Crème brûlée, 25%") == "crème brûlée 0"
 
 
 def test_alike_texts_stay_together_whatever_the_seed() -> None:

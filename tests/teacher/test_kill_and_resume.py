@@ -152,6 +152,19 @@ def test_a_run_of_another_plan_is_not_continued(tmp_path: Path) -> None:
             run_here(server.url, out, 3, blind_model="command-a-03-2025")
 
 
+@pytest.mark.parametrize("whole_lines", [0, 1])
+def test_somebody_elses_file_is_left_as_it_is(tmp_path: Path, whole_lines: int) -> None:
+    out = tmp_path / "mine.jsonl"
+    examples = [e.to_json() for e in load_dataset("marketing-50")[: whole_lines + 1]]
+    out.write_text("\n".join(examples))  # without a final line feed
+    before = out.read_bytes()
+    with CohereServer() as server:
+        with pytest.raises(ValueError, match=r"mine\.jsonl.* is not of this run \(seed 0\)"):
+            run_here(server.url, out, 2)
+        assert server.calls == 0
+    assert out.read_bytes() == before
+
+
 def test_two_runs_do_not_write_the_same_files(teacher: Teacher) -> None:
     with CohereServer(latency_s=0.05) as server:
         first = teacher.start(server.url, "--num", "60", "--concurrency", "2")

@@ -1,7 +1,7 @@
 """Append-only files that survive a kill at any moment.
 
-A line counts once it ends in a line feed and is synced to disk; a torn last line is cut off when
-the file is opened again. Appends that wait at the same time share one sync.
+A line counts once it ends in a line feed and is synced to disk; a torn last line is cut off before
+the file is written to again. Appends that wait at the same time share one sync.
 """
 
 from __future__ import annotations
@@ -27,8 +27,11 @@ _sync = getattr(os, "fdatasync", os.fsync)
 class AppendFile:
     """A JSON-lines file that is only ever appended to.
 
+    What it holds is read first and left as it is: a file that turns out to be somebody else's must
+    not have been changed. `mend` then cuts off a torn last line, and lines can be appended.
+
     Args:
-        path: Created if absent; a torn last line is cut off.
+        path: Created if absent.
 
     Raises:
         DataError: If the file cannot be opened.
@@ -44,9 +47,23 @@ class AppendFile:
             self._stream: BinaryIO = path.open("ab+", buffering=0)
         except OSError as error:
             raise DataError(f"{path}: cannot be opened ({error.strerror}); check it") from None
-        self._size = _whole_lines(self._stream)
+        self._lines, self._size = _whole_lines(self._stream)
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """Yield (line number, line) of what the file held, less blank lines and a torn last one."""
+        for number, line in iter_lines(self.path):
+            if number <= self._lines:
+                yield number, line
+
+    def torn(self, most: int) -> bytes:
+        """Up to `most` bytes of a last line that has no end; empty if there is none."""
+        self._stream.seek(self._size)
+        return self._stream.read(most)
+
+    def mend(self) -> None:
+        """Cut off a torn last line; before the first `append`."""
         self._stream.truncate(self._size)
-        _sync_folder(path.parent)
+        _sync_folder(self.path.parent)
 
     def read(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield (line number, object) of what the file held.
@@ -54,7 +71,7 @@ class AppendFile:
         Raises:
             DataError: If a line is not a JSON object; the message names it.
         """
-        for number, line in iter_lines(self.path):
+        for number, line in self.lines():
             try:
                 record = json.loads(line)
             except ValueError as error:
@@ -118,17 +135,16 @@ class AppendFile:
         self._stream.close()
 
 
-def _whole_lines(stream: BinaryIO) -> int:
-    """The size of a file up to and including its last line feed."""
-    size = stream.seek(0, os.SEEK_END)
-    step = 1 << 16
-    for end in range(size, 0, -step):
-        start = max(0, end - step)
-        stream.seek(start)
-        found = stream.read(end - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-    return 0
+def _whole_lines(stream: BinaryIO) -> tuple[int, int]:
+    """How many lines of a file have an end, and its size up to the last of them."""
+    stream.seek(0)
+    lines = size = whole = 0
+    while chunk := stream.read(1 << 20):
+        lines += chunk.count(b"\n")
+        if (last := chunk.rfind(b"\n")) >= 0:
+            whole = size + last + 1
+        size += len(chunk)
+    return lines, whole
 
 
 def _sync_folder(folder: Path) -> None:

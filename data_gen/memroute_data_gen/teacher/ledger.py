@@ -22,7 +22,7 @@ from memroute_agents.calls import Completion, Price
 from memroute_data_gen.teacher.answers import FORMAL, Rejected, RejectReason
 from memroute_data_gen.teacher.errors import TeacherError
 from memroute_data_gen.teacher.files import AppendFile
-from memroute_env.conversation import Example, iter_lines, parse_example
+from memroute_env.conversation import Example, parse_example
 from memroute_env.errors import DataError
 from memroute_env.taxonomy import Taxonomy
 
@@ -92,16 +92,19 @@ class Ledger:
         self._new = True
         with ExitStack() as opened:
             self._examples = _open(out, opened)
-            self._rejected = _open(rejected_path(out), opened)
-            self._journal = _open(journal_path(out), opened)
             self._read_examples()
+            self._rejected = _open(rejected_path(out), opened)
             self._read_rejected()
+            self._journal = _open(journal_path(out), opened)
             self._read_journal()
+            # Only now are all three known to be this run's.
+            for file in (self._examples, self._rejected, self._journal):
+                file.mend()
             opened.pop_all()
 
     def _read_examples(self) -> None:
         pattern = re.compile(rf"teacher-{self.key.seed}-(\d+)")
-        for number, line in iter_lines(self.out):
+        for number, line in self._examples.lines():
             where = f"{self.out}:{number}"
             example = parse_example(line, where, self.taxonomy)
             match = pattern.fullmatch(example.id)
@@ -111,6 +114,12 @@ class Ledger:
                     f"{self.key.seed}), or occurs twice; give the run's seed, or another --out"
                 )
             self.accepted[int(match[1])] = example
+        begins = json.dumps({"id": f"teacher-{self.key.seed}-"}).removesuffix('"}').encode()
+        if not begins.startswith(self._examples.torn(len(begins))):
+            raise DataError(
+                f"{self.out}: the last line has no end and is not of this run (seed "
+                f"{self.key.seed}); give the run's seed, or another --out"
+            )
 
     def _read_rejected(self) -> None:
         for number, record in self._rejected.read():
