@@ -213,9 +213,8 @@ def load_dataset(
                 f"{path}: is a directory without {wanted}.jsonl; give a JSONL file, or put the "
                 "split's file there"
             )
-        return Dataset(
-            _read_file(found, chosen), chosen, name=str(path), split=wanted, checked=True
-        )
+        name = f"./{path}" if str(path) in _SHIPPED else str(path)
+        return Dataset(_read_file(found, chosen), chosen, name=name, split=wanted, checked=True)
     if not path.exists():
         raise DataError(
             f"{name_or_path}: neither a shipped dataset ({', '.join(_SHIPPED)}) nor an existing "

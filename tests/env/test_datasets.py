@@ -118,11 +118,12 @@ def test_a_benchmark_is_its_one_split_whichever_an_environment_asks_for() -> Non
 
 
 def test_a_folder_called_like_a_shipped_dataset_does_not_hide_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Dataset
 ) -> None:
-    (tmp_path / "marketing").mkdir()
+    write_examples(tmp_path / "marketing" / "test.jsonl", small)
     monkeypatch.chdir(tmp_path)
     assert load_dataset("marketing", "test") is load_dataset("marketing:test")
+    assert load_dataset("./marketing", "test").name == "./marketing"
 
 
 # Files --------------------------------------------------------------------------------------------
