@@ -186,14 +186,19 @@ def ways(stack: Stack, trained: Path) -> Mapping[str, list[dict[str, Any]]]:
     outs, processes = {}, {}
     for name, changes in WAYS.items():
         outs[name] = stack.runs / name
-        run = Run.open(trained)
-        run.path, run.stages = outs[name], {"sft": run.stages["sft"]}
-        run.save()
+        copy_of(trained, outs[name])
         processes[name] = stack.start(outs[name], "rl", {**small, **changes})
     for name, process in processes.items():
         assert stack.finish(process, outs[name]) == 0, stack.output(outs[name])
         assert Run.open(outs[name]).stages["rl"].status == "complete"
     return {name: trained_steps(out) for name, out in outs.items()}
+
+
+def copy_of(trained: Path, out: Path) -> None:
+    """A run that has the same supervised stage, and no other."""
+    run = Run.open(trained)
+    run.path, run.stages = out, {"sft": run.stages["sft"]}
+    run.save()
 
 
 def trained_steps(out: Path) -> list[dict[str, Any]]:
@@ -223,6 +228,32 @@ def test_asynchronous_training_samples_from_the_weights_it_says(
         assert m["step"] - m["sampling_client/step_min"] <= 1
         fresh = m["sampling_client/step_min"] == m["step"]
         assert (m["optim/kl_sample_train_v2"] < 1e-6) == fresh, m
+
+
+STOPS: Mapping[str, tuple[Mapping[str, Any], str]] = {
+    "kl": (
+        {"loss": "ppo", "substeps": 2, "kl-warn": 1e-6, "kl-stop": 1e-5, "kl-patience": 2},
+        "KL between sampler and trainer was above 1e-05 for 2 iterations",
+    ),
+    "cap": ({"max-tokens-total": 60_000}, "raise --max-tokens-total to go on"),
+}
+"""What stops a run before its end, and what it says."""
+
+
+def test_a_watch_stops_a_run_with_a_checkpoint_and_a_sentence(stack: Stack, trained: Path) -> None:
+    small = {"rl-iterations": 40, "rl-groups": 8, "rl-group-size": 4, "eval-examples": 16}
+    processes = {}
+    for name, (changes, _) in STOPS.items():
+        out = stack.runs / f"stopped-{name}"
+        copy_of(trained, out)
+        processes[out] = stack.start(out, "rl", {**small, "rl-eval-every": 40, **changes})
+    for (out, process), (_, said) in zip(processes.items(), STOPS.values(), strict=True):
+        assert stack.finish(process, out) == 130, stack.output(out)
+        stage = Run.open(out).stages["rl"]
+        assert stage.status == "stopped" and said in stage.reason, stack.output(out)
+        assert said in stack.output(out)
+        assert 0 < stage.step == len(trained_steps(out)) < 40
+        assert stage.state_path and stage.sampler_path
 
 
 def test_ctrl_c_saves_a_checkpoint_and_says_where_it_stopped(stack: Stack) -> None:
