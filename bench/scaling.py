@@ -30,7 +30,7 @@ def one(size: int) -> dict[str, float]:
     )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     config = TrainConfig(estimator="none")
-    config = replace(config, supervised=replace(config.supervised, epochs=2))
+    config = replace(config, supervised=replace(config.supervised, epochs=2, min_steps=0))
     started = time.perf_counter()
     policy = train_policy(data, load_dataset("marketing", "validation"), config).policy
     return {
