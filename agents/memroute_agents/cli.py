@@ -42,7 +42,12 @@ def local(
     ] = "sampled",
     iterations: Annotated[int, typer.Option(min=0, help="Policy-gradient iterations.")] = 30,
     from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="Learn from rewards alone, without gold sets.")
+        bool,
+        typer.Option(
+            "--from-scratch",
+            help="Learn from rewards alone, without gold sets; --estimator and --iterations do not "
+            "matter then.",
+        ),
     ] = False,
     warm_start: Annotated[Path | None, typer.Option(help="Start from this checkpoint.")] = None,
     sentence_encoder: Annotated[
