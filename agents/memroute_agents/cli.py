@@ -38,24 +38,21 @@ def local(
     taxonomy: Annotated[str | None, typer.Option(help="Taxonomy of the data.")] = None,
     seed: Annotated[int, typer.Option(help="Order of examples, draws.")] = 0,
     estimator: Annotated[
-        str, typer.Option(help="Policy gradient: sampled, exact, or none.")
-    ] = "sampled",
-    iterations: Annotated[int, typer.Option(min=0, help="Policy-gradient iterations.")] = 30,
+        str | None,
+        typer.Option(help="Policy gradient: sampled, exact, or none.", show_default="sampled"),
+    ] = None,
+    iterations: Annotated[
+        int | None,
+        typer.Option(min=0, help="Policy-gradient iterations.", show_default="30"),
+    ] = None,
     from_scratch: Annotated[
         bool,
         typer.Option(
             "--from-scratch",
-            help="Learn from rewards alone, without gold sets; --estimator and --iterations do not "
-            "matter then.",
+            help="Learn from rewards alone, without gold sets; not with --estimator, --iterations.",
         ),
     ] = False,
     warm_start: Annotated[Path | None, typer.Option(help="Start from this checkpoint.")] = None,
-    sentence_encoder: Annotated[
-        str,
-        typer.Option(
-            help="ONNX sentence encoder beside the n-grams (extra embed): a folder or hub name."
-        ),
-    ] = "",
     fresh: Annotated[
         str | None,
         typer.Option(help="Conversations for the policy gradient alone: half of its groups."),
@@ -70,7 +67,12 @@ def local(
         from memroute_env.datasets import load_dataset
         from memroute_env.errors import OptionError
 
-        if estimator not in ("sampled", "exact", "none"):
+        if from_scratch and not (estimator is None and iterations is None):
+            raise OptionError(
+                "--estimator and --iterations are of the policy gradient that follows gold sets; "
+                "leave them out with --from-scratch"
+            )
+        if estimator not in (None, "sampled", "exact", "none"):
             raise OptionError(f"--estimator {estimator!r} is not one of sampled, exact, none")
         sets = [load_dataset(name, None, taxonomy) for name in data or ["marketing:train"]]
         if validation is not None:
@@ -80,9 +82,9 @@ def local(
         else:
             sets, held_out = hold_out(sets)
         config = replace(
-            TrainConfig(seed=seed, from_scratch=from_scratch, sentence_encoder=sentence_encoder),
-            estimator=estimator,
-            gradient_iterations=iterations,
+            TrainConfig(seed=seed, from_scratch=from_scratch),
+            estimator=estimator or "sampled",
+            gradient_iterations=30 if iterations is None else iterations,
         )
         with progress_bar("") as update:
             result = train_policy(

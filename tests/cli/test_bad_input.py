@@ -366,6 +366,8 @@ def test_a_refused_command_leaves_no_file_behind(memroute: Memroute, tmp_path: P
 def test_bad_options_of_training(memroute: Memroute, data: Path, tmp_path: Path) -> None:
     train = ("train", "local", "--out", "run", "--data", data)
     assert "--estimator 'maybe'" in refused(memroute(*train, "--estimator", "maybe"))
+    for idle in (("--estimator", "sampled"), ("--iterations", 5)):
+        assert "--from-scratch" in refused(memroute(*train, "--from-scratch", *idle))
     assert "absent: no such checkpoint" in refused(memroute(*train, "--warm-start", "absent"))
     (tmp_path / "support.toml").write_text(SUPPORT_TOML)
     write_examples(tmp_path / "shop.jsonl", [make_example("a", ["shop.policy"])])

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from memroute_agents.local.encoding import Encoder, SentenceView
+from memroute_agents.local.encoding import Encoder
 from memroute_agents.local.features import FeatureConfig
 from memroute_agents.local.policy import Calibration, LocalPolicy, Parameters
-from memroute_agents.local.sentences import SentenceEncoder
 from memroute_agents.local.sets import family_of
 from memroute_env.errors import AgentError
 from memroute_env.reward import RewardConfig
@@ -25,12 +24,12 @@ from memroute_env.taxonomy import Horizon, Taxonomy
 
 __all__ = ["FORMAT", "load_policy", "save_policy"]
 
-FORMAT = "memroute-local-3"
+FORMAT = "memroute-local-4"
 
 
 def save_policy(policy: LocalPolicy, path: Path) -> None:
     """Write a checkpoint, atomically."""
-    config, sentences = policy.family.reward.config, policy.encoder.sentences
+    config = policy.family.reward.config
     header = {
         "format": FORMAT,
         "taxonomy": policy.taxonomy.to_dict(),
@@ -39,12 +38,6 @@ def save_policy(policy: LocalPolicy, path: Path) -> None:
             "adjacent": sorted(sorted(str(h) for h in pair) for pair in config.adjacent),
         },
         "features": asdict(policy.encoder.config),
-        "sentences": sentences
-        and {
-            "name": sentences.encoder.name,
-            "sha256": sentences.encoder.sha256,
-            "scale": sentences.scale,
-        },
         "pooling": policy.pooling,
         "temperature": policy.calibration.temperature,
         "metadata": policy.metadata,
@@ -61,8 +54,6 @@ def save_policy(policy: LocalPolicy, path: Path) -> None:
                 idf=policy.encoder.idf.astype(np.float16),
                 linear=policy.parameters.linear.astype(np.float16),
                 assistant=policy.parameters.assistant.astype(np.float16),
-                dense=policy.parameters.dense.astype(np.float16),
-                sentence_mean=np.zeros(0, np.float32) if sentences is None else sentences.mean,
                 bias=policy.parameters.bias,
                 size_bias=policy.parameters.size_bias,
                 size_shift=policy.calibration.size_shift,
@@ -111,14 +102,7 @@ def _assemble(header: dict, arrays: dict[str, np.ndarray]) -> LocalPolicy:
         frozenset(Horizon(h) for h in pair) for pair in reward["adjacent"]
     )
     family = family_of(taxonomy, RewardConfig(**reward))
-    features, sentences = header["features"], None
-    if header["sentences"] is not None:
-        view = header["sentences"]
-        sentences = SentenceView(
-            SentenceEncoder(str(view["name"]), str(view["sha256"])),
-            arrays["sentence_mean"].astype(np.float32),
-            float(view["scale"]),
-        )
+    features = header["features"]
     encoder = Encoder(
         FeatureConfig(
             word_orders=tuple(features["word_orders"]),
@@ -129,7 +113,6 @@ def _assemble(header: dict, arrays: dict[str, np.ndarray]) -> LocalPolicy:
         ),
         arrays["columns"].astype(np.int32),
         arrays["idf"].astype(np.float32),
-        sentences,
     )
     columns = encoder.columns
     if len(columns) and (columns[0] < 0 or columns[-1] >> encoder.config.bits):
@@ -141,7 +124,6 @@ def _assemble(header: dict, arrays: dict[str, np.ndarray]) -> LocalPolicy:
         "idf": (depth,),
         "linear": (depth, 2 * categories),
         "assistant": (depth, categories),
-        "dense": (encoder.width, 2 * categories),
         "bias": (categories,),
         "size_bias": (family.num_sizes,),
         "size_shift": (family.num_sizes,),
@@ -152,7 +134,7 @@ def _assemble(header: dict, arrays: dict[str, np.ndarray]) -> LocalPolicy:
     temperature = float(header["temperature"])
     if not 0 < temperature < np.inf:
         raise ValueError(f"temperature {temperature} is not above 0")
-    names = ("linear", "assistant", "dense", "bias", "size_bias")
+    names = ("linear", "assistant", "bias", "size_bias")
     return LocalPolicy(
         family,
         encoder,

@@ -11,10 +11,9 @@ import numpy.typing as npt
 import scipy.sparse as sparse
 
 from memroute_agents.local.features import FeatureConfig, Features, extract
-from memroute_agents.local.sentences import SentenceEncoder
 from memroute_env.conversation import Conversation
 
-__all__ = ["Encoded", "Encoder", "SentenceView"]
+__all__ = ["Encoded", "Encoder"]
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -41,8 +40,6 @@ class Encoded(NamedTuple):
     """(N, 1): 1 / length of the user's rows together."""
     assistant: sparse.csr_matrix
     """(N, D), rows of length 1 or 0."""
-    dense: FloatArray
-    """(S, E): embeddings of the user's sentences on the scale of their rows; E = 0 without."""
 
     @property
     def size(self) -> int:
@@ -65,7 +62,6 @@ class Encoded(NamedTuple):
             np.concatenate([self.turn_norm, other.turn_norm]),
             np.concatenate([self.whole_norm, other.whole_norm]),
             sparse.csr_matrix(sparse.vstack([self.assistant, other.assistant])),
-            np.concatenate([self.dense, other.dense]),
         )
 
     def take(self, chosen: IntArray) -> Encoded:
@@ -83,7 +79,6 @@ class Encoded(NamedTuple):
             self.turn_norm[turns],
             self.whole_norm[chosen],
             self.assistant[chosen],
-            self.dense[rows],
         )
 
     def paired(self, first: IntArray, second: IntArray) -> Encoded:
@@ -122,27 +117,6 @@ def _ranges(starts: IntArray, chosen: IntArray) -> tuple[IntArray, IntArray]:
 
 
 @dataclass(frozen=True)
-class SentenceView:
-    """How sentence embeddings enter: centred and scaled."""
-
-    encoder: SentenceEncoder
-    mean: FloatArray
-    """(E,): of the training sentences."""
-    scale: float
-
-    @classmethod
-    def fit(cls, encoder: SentenceEncoder, sentences: Sequence[str], scale: float) -> SentenceView:
-        """The view whose embeddings have mean zero over (some thousands of) these sentences."""
-        sample = sentences[:: max(1, len(sentences) // 4_000)]
-        return cls(encoder, encoder(sample).mean(axis=0), scale)
-
-    def __call__(self, sentences: Sequence[str], norms_S1: FloatArray) -> FloatArray:
-        """(S, E): embeddings beside rows whose inverse lengths are given."""
-        lengths = np.where(norms_S1 > 0, 1 / np.where(norms_S1 > 0, norms_S1, 1), 0)
-        return ((self.encoder(sentences) - self.mean) * (self.scale * lengths)).astype(np.float32)
-
-
-@dataclass(frozen=True)
 class Encoder:
     """Turns conversations into `Encoded` batches; fitted once on training conversations."""
 
@@ -151,12 +125,6 @@ class Encoder:
     """(D,): the buckets that are kept, ascending."""
     idf: FloatArray
     """(D,): log((1 + N) / (1 + document frequency)) + 1."""
-    sentences: SentenceView | None = None
-
-    @property
-    def width(self) -> int:
-        """E: of the sentence embeddings, 0 without."""
-        return 0 if self.sentences is None else len(self.sentences.mean)
 
     @classmethod
     def fit(cls, features: Features, config: FeatureConfig, min_count: int = 2) -> Encoder:
@@ -196,10 +164,6 @@ class Encoder:
         norms = _inverse_root(squared)
         cut, width = indptr[rows], len(self.idf)
         spoken = data[cut:] * np.repeat(norms[rows:], np.diff(indptr[rows:]))
-        if self.sentences is None:
-            dense = np.zeros((rows, 0), np.float32)
-        else:
-            dense = self.sentences(features.user_sentences, norms[:rows, None])
         return Encoded(
             sparse.csr_matrix((data[:cut], columns[:cut], indptr[: rows + 1]), (rows, width)),
             starts,
@@ -210,7 +174,6 @@ class Encoder:
             _inverse_root(turn)[:, None],
             _inverse_root(whole)[:, None],
             sparse.csr_matrix((spoken, columns[cut:], indptr[rows:] - cut), (n, width)),
-            dense,
         )
 
     @property

@@ -84,8 +84,6 @@ class Features(NamedTuple):
     """(S,): the conversation of each row, ascending; every conversation has at least one row."""
     user_turn: IntArray
     """(S,): the turn of each row; -1 for the empty row of a conversation without user turns."""
-    user_sentences: list[str]
-    """S: the text of each row."""
     size: int
     """N."""
 
@@ -199,7 +197,6 @@ def extract(conversations: Sequence[Conversation], config: FeatureConfig) -> Fea
         count_ngrams(texts + spoken, config, rows=rows, size=len(texts) + len(conversations)),
         np.array(owners, np.int64),
         np.array(turns, np.int64),
-        texts,
         len(conversations),
     )
 

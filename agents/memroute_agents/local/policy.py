@@ -7,11 +7,10 @@ Score of category c for a conversation with user sentences s and assistant text 
              + tau * log mean_i exp(<part_c, x_i> / |x_i| / tau)
              + bias_c
 
-where x are idf-weighted n-gram counts, optionally beside a sentence embedding e_s that counts as
-`scale · |x_s| · (e_s - mean)` (`memroute_agents.local.sentences`). The third term is
-multiple-instance pooling: a conversation shows a category if one of its parts does. The parts are
-the user's sentences and the user's turns (a fact may take two sentences), a turn being the sum of
-its sentences; the parts' softmax weights are the evidence.
+where x are idf-weighted n-gram counts. The third term is multiple-instance pooling: a conversation
+shows a category if one of its parts does. The parts are the user's sentences and the user's turns
+(a fact may take two sentences), a turn being the sum of its sentences; the parts' softmax weights
+are the evidence.
 The logit of a set is the sum of its categories' scores plus a bias for its size; the exclusive
 category competes as one of its own.
 """
@@ -42,20 +41,17 @@ class Parameters:
     """(D, 2C): weights of the user's words as a whole, then in the parts."""
     assistant: FloatArray
     """(D, C)."""
-    dense: FloatArray
-    """(E, 2C): of the sentence embeddings, as `linear`."""
     bias: FloatArray
     """(C,)."""
     size_bias: FloatArray
     """(Z,)."""
 
     @classmethod
-    def zeros(cls, columns: int, categories: int, sizes: int, width: int = 0) -> Parameters:
+    def zeros(cls, columns: int, categories: int, sizes: int) -> Parameters:
         """The uniform policy."""
         return cls(
             np.zeros((columns, 2 * categories), np.float32),
             np.zeros((columns, categories), np.float32),
-            np.zeros((width, 2 * categories), np.float32),
             np.zeros(categories, np.float32),
             np.zeros(sizes, np.float32),
         )
@@ -65,7 +61,6 @@ class Parameters:
         return {
             "linear": self.linear,
             "assistant": self.assistant,
-            "dense": self.dense,
             "bias": self.bias,
             "size_bias": self.size_bias,
         }
@@ -75,7 +70,7 @@ class Parameters:
         half = {
             name: array.astype(np.float16).astype(np.float32)
             for name, array in self.arrays().items()
-            if name in ("linear", "assistant", "dense")
+            if name in ("linear", "assistant")
         }
         return Parameters(**half, bias=self.bias.copy(), size_bias=self.size_bias.copy())
 
@@ -167,9 +162,7 @@ class LocalPolicy:
         return cls(
             family,
             encoder,
-            Parameters.zeros(
-                len(encoder.columns), family.num_categories, family.num_sizes, encoder.width
-            ),
+            Parameters.zeros(len(encoder.columns), family.num_categories, family.num_sizes),
             pooling,
             Calibration.none(family.num_sizes),
         )
@@ -177,7 +170,7 @@ class LocalPolicy:
     def forward(self, batch: Encoded) -> Forward:
         """Scores, logits and attention of a batch."""
         p, categories = self.parameters, self.family.num_categories
-        per_row = batch.user @ p.linear + batch.dense @ p.dense
+        per_row = batch.user @ p.linear
         first, first_turn = batch.starts[:-1], batch.turn_starts[:-1]
         whole = np.add.reduceat(per_row[:, :categories], first, axis=0) * batch.whole_norm
         alone = per_row[:, categories:]
@@ -233,7 +226,6 @@ class LocalPolicy:
         return Parameters(
             batch.user.T @ rows,
             batch.assistant.T @ by_category,
-            (batch.dense.T @ rows).astype(np.float32, copy=False),
             by_category.sum(axis=0),
             by_size,
         )

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from memroute_agents.local.calibration import calibrate
 from memroute_agents.local.checkpoint import save_policy
-from memroute_agents.local.encoding import Encoded, Encoder, SentenceView
+from memroute_agents.local.encoding import Encoded, Encoder
 from memroute_agents.local.factorised import (
     FactorisedCrossEntropy,
     FactorisedFamily,
@@ -37,7 +37,6 @@ from memroute_agents.local.optimise import EpochReport, Optimiser, Schedule
 from memroute_agents.local.play import EnvironmentPlay
 from memroute_agents.local.policy import Calibration, LocalPolicy
 from memroute_agents.local.run_folder import RunFolder
-from memroute_agents.local.sentences import SentenceEncoder
 from memroute_agents.local.sets import SetFamily, family_of, softmax
 from memroute_agents.local.supervision import Supervision
 from memroute_env.conversation import Example
@@ -60,10 +59,6 @@ class TrainConfig:
     min_count: int = 5
     """A bucket is kept if it occurs in at least so many training conversations."""
     pooling: float = 0.3
-    sentence_encoder: str = ""
-    """Folder or hub name of a sentence encoder to use beside the n-grams; none if empty."""
-    sentence_scale: float = 0.5
-    """Weight of the embeddings beside n-grams of length 1."""
     supervised: Schedule = field(
         default_factory=lambda: Schedule(
             epochs=8, rate=256.0, batch_size=256, warm_up=60, min_steps=100, evidence_weight=2.0
@@ -150,15 +145,8 @@ def train_policy(
     return run()
 
 
-def _refuse_idle_options(
-    config: TrainConfig, warm_start: LocalPolicy | None, fresh: Dataset | None
-) -> None:
+def _refuse_idle_options(config: TrainConfig, fresh: Dataset | None) -> None:
     """Raise OptionError for what was asked for and would not be done."""
-    if warm_start is not None and config.sentence_encoder:
-        raise OptionError(
-            "a sentence encoder belongs to the checkpoint that a run starts from; "
-            "leave it out, or start without a checkpoint"
-        )
     if fresh is not None and (config.from_scratch or config.estimator == "none"):
         raise OptionError(
             "fresh conversations are for the policy gradient, which this run does not have; "
@@ -190,7 +178,7 @@ class _Run:
                 )
         if warm_start is not None and warm_start.taxonomy != self.taxonomy:
             raise DataError("the checkpoint to start from has another taxonomy than the data")
-        _refuse_idle_options(config, warm_start, fresh)
+        _refuse_idle_options(config, fresh)
         self.train, self.validation, self.config = train, validation, config
         self.fresh, self.out, self.report = fresh, out, report
         self.examples: list[Example] = [e for dataset in train for e in dataset]
@@ -209,17 +197,10 @@ class _Run:
         identity = [[d.sha256 for d in train], validation.sha256, asdict(config), start]
         identity += [fresh.sha256] if fresh is not None else []
         self.folder = RunFolder(out, json.dumps(identity, sort_keys=True), resume)
-        sentences = SentenceEncoder(config.sentence_encoder) if config.sentence_encoder else None
-        if sentences is not None:
-            sentences.load()  # a wrong name is found before the work, not after it
         shape = config.features if warm_start is None else warm_start.encoder.config
         features = extract([e.conversation for e in self.examples], shape)
         if warm_start is None:
             encoder = Encoder.fit(features, config.features, config.min_count)
-            if sentences is not None:
-                self.report("embedding sentences", 0, 1)
-                view = SentenceView.fit(sentences, features.user_sentences, config.sentence_scale)
-                encoder = replace(encoder, sentences=view)
             self.policy = LocalPolicy.untrained(self.family, encoder, config.pooling)
         else:
             encoder = warm_start.encoder
