@@ -15,9 +15,9 @@ import numpy as np
 
 from memroute_data_gen.splits import (
     SHORT,
-    near_duplicates,
     near_duplicates_across,
     normalise,
+    redundant,
 )
 from memroute_env.conversation import Example
 from memroute_env.taxonomy import Taxonomy
@@ -53,7 +53,8 @@ class QualityReport:
     gates: list[Gate]
     distributions: dict[str, dict[str, int]]
     near_duplicates: list[tuple[str, str, float]]
-    """Pairs of ids within the corpus."""
+    """(id, id of an earlier example, similarity): what a deduplication would remove, and what of
+    it would stay."""
     across: list[tuple[str, str, float]] | None
     """Pairs of ids (this corpus, the other split); None where there was no other split."""
     secrets: list[tuple[str, str, str]]
@@ -93,13 +94,12 @@ def check_corpus(
     """
     masks = [taxonomy.mask(example.labels.categories) for example in examples]
     texts = [" ".join(example.conversation.user_texts) for example in examples]
-    pairs = near_duplicates(texts)
     across = _across(examples, other) if other else None
     report = QualityReport(
         n=len(examples),
         gates=_gates(examples, masks, taxonomy, texts, across),
         distributions=_distributions(examples, masks, taxonomy),
-        near_duplicates=[(examples[i].id, examples[j].id, s) for i, j, s in pairs],
+        near_duplicates=[(examples[j].id, examples[i].id, s) for j, i, s in redundant(texts)],
         across=across,
         secrets=_secrets(examples),
     )

@@ -36,7 +36,7 @@ def print_report(report: QualityReport, source: str) -> None:
 
 def _findings(report: QualityReport) -> list[str]:
     lines = [
-        f"near duplicates within: {len(report.near_duplicates)}"
+        f"near duplicates within: {len(report.near_duplicates)} resemble an earlier example"
         + _few([f"{a} ~ {b} ({s:.2f})" for a, b, s in report.near_duplicates]),
         "near duplicates across: not measured; name the other splits with --against"
         if report.across is None

@@ -24,6 +24,7 @@ __all__ = [
     "near_duplicates_across",
     "normalise",
     "place",
+    "redundant",
     "shingles",
     "split_examples",
 ]
@@ -113,13 +114,46 @@ def near_duplicates(
     return sorted(_near_duplicates(texts, threshold))
 
 
+def redundant(
+    texts: Sequence[str], threshold: float = NEAR_DUPLICATE
+) -> list[tuple[int, int, float]]:
+    """Texts that a deduplication would remove: one of each group of near duplicates stays.
+
+    From first to last, a text stays unless it resembles one that stays. Of n texts of one template
+    n - 1 are redundant (and n (n - 1) / 2 pairs are near duplicates).
+
+    Args:
+        texts: N texts.
+        threshold: See `near_duplicates`.
+
+    Returns:
+        `(j, i, similarity)`, j ascending: text j is redundant, i < j is the nearest that stays.
+    """
+    index, sets = _indexed(texts, threshold)
+    kept: list[int] = []
+    found = []
+    for j, grams in enumerate(sets):
+        similarity, number = max(((s, -n) for n, s in index.alike(grams)), default=(0.0, 0))
+        if similarity:
+            found.append((j, kept[-number], similarity))
+        else:
+            kept.append(j)
+            index.add(grams)
+    return found
+
+
+def _indexed(texts: Sequence[str], threshold: float) -> tuple[_Index, list[frozenset[int]]]:
+    """An empty index for some texts, and their trigrams."""
+    sets = [shingles(text) for text in texts]
+    times = Counter(chain.from_iterable(sets))
+    return _Index({gram: n for gram, n in times.items() if n > 1}, threshold), sets
+
+
 def _near_duplicates(
     texts: Sequence[str], threshold: float = NEAR_DUPLICATE
 ) -> Iterator[tuple[int, int, float]]:
     """`near_duplicates` as they are found: of n texts of one template there are n squared."""
-    sets = [shingles(text) for text in texts]
-    times = Counter(chain.from_iterable(sets))
-    index = _Index({gram: n for gram, n in times.items() if n > 1}, threshold)
+    index, sets = _indexed(texts, threshold)
     for j, grams in enumerate(sets):
         for i, similarity in index.alike(grams):
             yield i, j, similarity

@@ -23,6 +23,7 @@ from memroute_data_gen.splits import (
     near_duplicates,
     near_duplicates_across,
     normalise,
+    redundant,
     split_examples,
 )
 from memroute_env import Example, load_taxonomy
@@ -211,6 +212,28 @@ def similarity_of(a: str, b: str) -> float:
         return {" ".join(words[i : i + 3]) for i in range(len(words) - 2)}
 
     return len(grams(a) & grams(b)) / len(grams(a) | grams(b))
+
+
+@settings(max_examples=60, deadline=None)
+@given(TEXTS, st.sampled_from(THRESHOLDS))
+def test_without_what_is_redundant_there_are_no_near_duplicates(
+    texts: list[str], threshold: float
+) -> None:
+    found = redundant(texts, threshold)
+    gone = {j for j, _, _ in found}
+    stays = [text for j, text in enumerate(texts) if j not in gone]
+    assert near_duplicates(stays, threshold) == []
+    for j, i, similarity in found:
+        earlier = [similarity_of(texts[k], texts[j]) for k in range(j) if k not in gone]
+        assert i < j and i not in gone
+        assert similarity == similarity_of(texts[i], texts[j]) == max(earlier) >= threshold
+
+
+def test_of_a_template_one_text_stays() -> None:
+    texts = [f"please remember that we always sign off with name{i} here" for i in range(5_000)]
+    found = redundant(texts)
+    assert [j for j, _, _ in found] == list(range(1, 5_000))
+    assert {i for _, i, _ in found} == {0}
 
 
 @settings(max_examples=60, deadline=None)
