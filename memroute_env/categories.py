@@ -24,6 +24,7 @@ from memroute_env.errors import TaxonomyError, UnknownCategoryError
 __all__ = [
     "HORIZONS",
     "MAX_STORING",
+    "RESERVED_SCOPES",
     "Category",
     "CategorySet",
     "Horizon",
@@ -38,6 +39,9 @@ MAX_STORING = 62
 """Most categories that store something: a mask must fit a signed 64-bit integer."""
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9][a-z0-9_-]*)*")
+
+RESERVED_SCOPES = ("mixed", "none")
+"""What the scope of a set can also be; no category that stores something has them."""
 
 _TUPLE_LIMIT = 12
 """Most storing categories for which the ids of every mask are kept ready."""
@@ -116,6 +120,11 @@ class Taxonomy:
                 f"taxonomy {self.name!r}: {storing} categories that store something; "
                 f"1 to {MAX_STORING} are supported"
             )
+        if len(set(self.scopes)) != len(self.scopes) or set(self.scopes) & set(RESERVED_SCOPES):
+            raise TaxonomyError(
+                f"taxonomy {self.name!r}: scopes {', '.join(self.scopes)}; distinct names other "
+                f"than {' and '.join(RESERVED_SCOPES)} are needed"
+            )
         seen: set[str] = set()
         for category in self.categories:
             if problem := id_problem(category.id):
@@ -129,6 +138,21 @@ class Taxonomy:
                 raise TaxonomyError(
                     f"taxonomy {self.name!r}: category {category.id!r} has scope "
                     f"{category.scope!r}; declared are {', '.join(self.scopes)}"
+                )
+            if category.horizon not in HORIZONS:
+                raise TaxonomyError(
+                    f"taxonomy {self.name!r}: category {category.id!r} has horizon "
+                    f"{category.horizon!r}; one of {', '.join(HORIZONS)} is needed"
+                )
+            if category.lifetime_days is not None and category.lifetime_days <= 0:
+                raise TaxonomyError(
+                    f"taxonomy {self.name!r}: category {category.id!r} has a lifetime of "
+                    f"{category.lifetime_days} days; more than 0, or None, is needed"
+                )
+            if not category.description.strip():
+                raise TaxonomyError(
+                    f"taxonomy {self.name!r}: category {category.id!r} has no description; "
+                    "a sentence that says what belongs there is needed"
                 )
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from memroute_env.categories import (
     HORIZONS,
+    RESERVED_SCOPES,
     Category,
     CategorySet,
     Horizon,
@@ -35,8 +36,6 @@ __all__ = [
     "read_taxonomy",
     "shipped_taxonomies",
 ]
-
-_RESERVED_SCOPES = ("mixed", "none")
 
 
 def load_taxonomy(name_or_path: str | PathLike[str] | Taxonomy = "marketing") -> Taxonomy:
@@ -109,7 +108,7 @@ def read_taxonomy(data: Mapping[str, Any], source: str) -> Taxonomy:
         not isinstance(scopes, Sequence)
         or isinstance(scopes, str)
         or not scopes
-        or not all(isinstance(s, str) and s and s not in _RESERVED_SCOPES for s in scopes)
+        or not all(isinstance(s, str) and s and s not in RESERVED_SCOPES for s in scopes)
         or len(set(scopes)) != len(scopes)
     ):
         raise TaxonomyError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -216,9 +217,15 @@ def test_a_taxonomy_built_in_code_is_checked_as_well() -> None:
         ((Category("b", "B.", "moon", Horizon.LONG, None), nothing), "moon"),
         ((Category("Support.Ticket", "S.", "company", Horizon.LONG, None), nothing), "lower-case"),
         ((Category("a b", "A.", "company", Horizon.LONG, None), nothing), "'a b' is not an id"),
+        ((replace(one, description=" "), nothing), "'a' has no description"),
+        ((replace(one, lifetime_days=0), nothing), "lifetime of 0 days"),
+        ((replace(one, horizon="soon"), nothing), "horizon 'soon'"),
     ):
         with pytest.raises(TaxonomyError, match=said):
             Taxonomy("bad", categories)
+    for scopes in (("company", "mixed"), ("none", "company"), ("company", "company")):
+        with pytest.raises(TaxonomyError, match="distinct names other than mixed and none"):
+            Taxonomy("bad", (one, nothing), scopes=scopes)
 
 
 # Sets and masks -----------------------------------------------------------------------------------

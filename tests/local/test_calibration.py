@@ -56,7 +56,9 @@ def test_a_known_temperature_and_known_shifts_are_found(
     random_policy: LocalPolicy, batch: Encoded, temperature: float
 ) -> None:
     # Weak scores: else nearly all sets have three categories, and nothing tells of the others.
-    weak = {name: array / 4 for name, array in random_policy.parameters.arrays().items()}
+    weak = {
+        name: array / np.float32(4) for name, array in random_policy.parameters.arrays().items()
+    }
     random_policy = replace(random_policy, parameters=Parameters(**weak))
     truth = Calibration(temperature, np.array([0.0, 0.0, 1.0, -1.0], np.float32))
     batch = batch.take(np.tile(np.arange(batch.size), 8))
