@@ -139,24 +139,28 @@ def test_case_digits_marks_and_space_are_normalised() -> None:
     assert buckets(["€5"], WORDS) == buckets(["$5"], WORDS)
 
 
-def test_rows_are_sentences_of_the_user_and_the_assistant_as_a_whole() -> None:
+def test_rows_are_sentences_of_the_user_and_what_each_turn_answers() -> None:
     conversations = [
         conversation(
-            ("user", "One. Two! Three?"), ("assistant", "Four. Five."), ("user", "Six\n7")
+            ("user", "One. Two! Three?"),
+            ("assistant", "Four. Five."),
+            ("user", "Six\n7"),
+            ("user", "Eight"),
+            ("assistant", "Not read."),
         ),
         conversation(("assistant", "Only me.")),
         conversation(("user", "Only you.")),
     ]
     features = extract(conversations, BY_WORD)
-    assert features.user_conversation.tolist() == [0, 0, 0, 0, 0, 1, 2]
-    assert features.user_turn.tolist() == [0, 0, 0, 2, 2, -1, 0]
-    assert len(features.user.indptr) == 7 + 1
-    assert features.user[5].nnz == 0 or features.user_turn[5] == -1
-    assert features.size == len(features.assistant.indptr) - 1 == 3
-    assert features.assistant[2].nnz == 0
-    spoken = Counter(features.assistant[0].indices.tolist())
+    assert features.user_conversation.tolist() == [0, 0, 0, 0, 0, 0, 1, 2]
+    assert features.user_turn.tolist() == [0, 0, 0, 2, 2, 3, -1, 0]
+    assert features.turn_rows.tolist() == [0, 3, 5, 6, 7, 8]
+    assert len(features.user.indptr) == 8 + 1
+    assert features.size == 3
+    assert np.diff(features.before.indptr).astype(bool).tolist() == [False, True] + 3 * [False]
+    answered = Counter(features.before[1].indices.tolist())
     apart = buckets(["Four.", "Five."], BY_WORD)
-    assert all(spoken[b] >= n for b, n in (apart[0] + apart[1]).items())
+    assert answered == apart[0] + apart[1]
 
 
 @FAST
@@ -169,5 +173,5 @@ def test_sentences_lose_nothing_but_space(text: str) -> None:
 
 def test_an_empty_batch_has_no_rows() -> None:
     features = extract([], DEFAULT)
-    assert len(features.user.indptr) == len(features.assistant.indptr) == 1
+    assert len(features.user.indptr) == len(features.before.indptr) == 1
     assert features.size == 0

@@ -55,8 +55,12 @@ def test_a_pair_is_encoded_like_the_conversation_of_both(trained: LocalPolicy) -
         assert np.allclose(getattr(pairs, name), getattr(both, name), atol=1e-6), name
     # Positions count on from the first one's last user turn; where a user ended it, they agree.
     assert pairs.turns.tolist() == [0, 2, 3, 0, 1, 3, 0, 2, 3, 5]
-    lengths = np.sqrt(pairs.assistant.multiply(pairs.assistant).sum(axis=1))
-    assert np.allclose(lengths, 1, atol=1e-5)
+    # A turn keeps what it answered; the second one's first turn answers nothing.
+    opening = np.concatenate([pairs.turn_starts[:-1], [2, 4, 8]])
+    assert pairs.before[opening].nnz == 0
+    others = np.setdiff1d(np.arange(len(pairs.turns)), opening)
+    assert np.allclose(pairs.before[others].toarray(), both.before[others].toarray(), atol=1e-6)
+    assert pairs.before[others].nnz
 
 
 def test_pairs_show_what_either_shows(trained: LocalPolicy) -> None:

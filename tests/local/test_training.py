@@ -192,7 +192,7 @@ def test_resuming_a_finished_run_does_not_double_its_log(
 
 
 def test_from_scratch_learns_from_rewards(train: Dataset, held_out: Dataset) -> None:
-    config = replace(SCRATCH, scratch_epochs=8, group_size=16)
+    config = replace(SCRATCH, scratch_epochs=16, group_size=16)
     result = train_policy(train, held_out, config)
     rewards = [m["reward"] for m in result.metrics]
     assert rewards[-1] > rewards[0] + 0.03

@@ -53,7 +53,7 @@ def save_policy(policy: LocalPolicy, path: Path) -> None:
                 columns=policy.encoder.columns,
                 idf=policy.encoder.idf.astype(np.float16),
                 linear=policy.parameters.linear.astype(np.float16),
-                assistant=policy.parameters.assistant.astype(np.float16),
+                before=policy.parameters.before.astype(np.float16),
                 bias=policy.parameters.bias,
                 size_bias=policy.parameters.size_bias,
                 size_shift=policy.calibration.size_shift,
@@ -123,7 +123,7 @@ def _assemble(header: dict, arrays: dict[str, np.ndarray]) -> LocalPolicy:
     shapes = {
         "idf": (depth,),
         "linear": (depth, 2 * categories),
-        "assistant": (depth, categories),
+        "before": (depth, categories),
         "bias": (categories,),
         "size_bias": (family.num_sizes,),
         "size_shift": (family.num_sizes,),
@@ -134,7 +134,7 @@ def _assemble(header: dict, arrays: dict[str, np.ndarray]) -> LocalPolicy:
     temperature = float(header["temperature"])
     if not 0 < temperature < np.inf:
         raise ValueError(f"temperature {temperature} is not above 0")
-    names = ("linear", "assistant", "bias", "size_bias")
+    names = ("linear", "before", "bias", "size_bias")
     return LocalPolicy(
         family,
         encoder,

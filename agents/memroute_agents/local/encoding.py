@@ -38,8 +38,8 @@ class Encoded(NamedTuple):
     """(T, 1): 1 / length of each turn's rows together."""
     whole_norm: FloatArray
     """(N, 1): 1 / length of the user's rows together."""
-    assistant: sparse.csr_matrix
-    """(N, D), rows of length 1 or 0."""
+    before: sparse.csr_matrix
+    """(T, D): what the assistant said before each turn, rows of length 1 or 0."""
 
     @property
     def size(self) -> int:
@@ -61,7 +61,7 @@ class Encoded(NamedTuple):
             np.concatenate([self.row_norm, other.row_norm]),
             np.concatenate([self.turn_norm, other.turn_norm]),
             np.concatenate([self.whole_norm, other.whole_norm]),
-            sparse.csr_matrix(sparse.vstack([self.assistant, other.assistant])),
+            sparse.csr_matrix(sparse.vstack([self.before, other.before])),
         )
 
     def take(self, chosen: IntArray) -> Encoded:
@@ -78,7 +78,7 @@ class Encoded(NamedTuple):
             self.row_norm[rows],
             self.turn_norm[turns],
             self.whole_norm[chosen],
-            self.assistant[chosen],
+            self.before[turns],
         )
 
     def paired(self, first: IntArray, second: IntArray) -> Encoded:
@@ -92,19 +92,11 @@ class Encoded(NamedTuple):
         turns[_ranges(apart.turn_starts, np.arange(1, len(both), 2))[0]] += np.repeat(before, after)
         norms = apart.whole_norm.ravel()
         squared = np.where(norms > 0, norms, np.inf).astype(float) ** -2
-        halves = np.arange(0, len(both) + 1, 2)
-        pairs = sparse.csr_matrix(
-            (np.ones(len(both), np.float32), np.arange(len(both)), halves),
-            (len(first), len(both)),
-        )
-        spoken = sparse.csr_matrix(pairs @ apart.assistant)
-        lengths = np.asarray(spoken.multiply(spoken).sum(axis=1)).ravel()
         return apart._replace(
             starts=starts,
             turns=turns,
             turn_starts=turn_starts,
             whole_norm=_inverse_root(squared[::2] + squared[1::2])[:, None],
-            assistant=sparse.csr_matrix(spoken.multiply(_inverse_root(lengths)[:, None])),
         )
 
 
@@ -133,10 +125,10 @@ class Encoder:
         present = np.zeros(1 << config.bits, np.int64)
         starts = np.searchsorted(features.user_conversation, np.arange(n + 1))
         indptr, indices = features.counts.indptr, features.counts.indices
-        spoken = len(features.user_turn)
+        turns = np.searchsorted(features.turn_rows, starts) + len(features.user_turn)
         for i in range(n):
             mine = indices[indptr[starts[i]] : indptr[starts[i + 1]]]
-            theirs = indices[indptr[spoken + i] : indptr[spoken + i + 1]]
+            theirs = indices[indptr[turns[i]] : indptr[turns[i + 1]]]
             present[np.unique(np.concatenate([mine, theirs]))] += 1
         columns = np.flatnonzero(present >= min_count).astype(np.int32)
         idf = np.log((1 + n) / (1 + present[columns])) + 1
@@ -155,10 +147,7 @@ class Encoder:
         # A row's sum of count · idf²: its squared length if each of its n-grams occurs once.
         sums = np.concatenate([[0.0], np.cumsum(data * self.idf[columns], dtype=float)])[indptr]
         squared = (sums[1:] - sums[:-1]).astype(np.float32)
-        first = np.ones(rows, np.bool_)  # of its turn
-        first[1:] = np.diff(features.user_conversation) != 0
-        first[1:] |= np.diff(features.user_turn) != 0
-        turn_rows = np.append(np.flatnonzero(first), rows)
+        turn_rows = features.turn_rows
         whole = np.add.reduceat(squared[:rows], starts[:-1]) if n else np.zeros(0)
         turn = np.add.reduceat(squared[:rows], turn_rows[:-1]) if n else np.zeros(0)
         norms = _inverse_root(squared)
@@ -173,7 +162,9 @@ class Encoder:
             norms[:rows, None],
             _inverse_root(turn)[:, None],
             _inverse_root(whole)[:, None],
-            sparse.csr_matrix((spoken, columns[cut:], indptr[rows:] - cut), (n, width)),
+            sparse.csr_matrix(
+                (spoken, columns[cut:], indptr[rows:] - cut), (len(turn_rows) - 1, width)
+            ),
         )
 
     @property

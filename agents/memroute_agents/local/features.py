@@ -73,13 +73,14 @@ class FeatureConfig:
 class Features(NamedTuple):
     """The n-grams of a batch of N conversations.
 
-    Columns are buckets, entries counts. The first S rows are sentences of the user's turns, the
-    last N hold all of the assistant's turns of a conversation together: one matrix, because the
-    cost of a single conversation is that of the calls, not of the bytes.
+    Columns are buckets, entries counts. The first S rows are sentences of the user's turns; then
+    comes one for each of the user's T turns, which holds what the assistant said before it, since
+    the user last spoke: one matrix, because the cost of a single conversation is that of the calls,
+    not of the bytes. What the assistant says last is not read: it can only repeat.
     """
 
     counts: sparse.csr_matrix
-    """(S + N, 2**bits) float32."""
+    """(S + T, 2**bits) float32."""
     user_conversation: IntArray
     """(S,): the conversation of each row, ascending; every conversation has at least one row."""
     user_turn: IntArray
@@ -93,8 +94,16 @@ class Features(NamedTuple):
         return self.counts[: len(self.user_turn)]
 
     @property
-    def assistant(self) -> sparse.csr_matrix:
-        """(N, 2**bits): what the assistant said in each conversation."""
+    def turn_rows(self) -> IntArray:
+        """(T + 1,): rows of turn t are `turn_rows[t]:turn_rows[t + 1]`."""
+        first = np.ones(len(self.user_turn) + 1, np.bool_)
+        first[1:-1] = np.diff(self.user_conversation) != 0
+        first[1:-1] |= np.diff(self.user_turn) != 0
+        return np.flatnonzero(first)
+
+    @property
+    def before(self) -> sparse.csr_matrix:
+        """(T, 2**bits): what the assistant said before each of the user's turns."""
         return self.counts[len(self.user_turn) :]
 
 
@@ -173,28 +182,33 @@ def extract(conversations: Sequence[Conversation], config: FeatureConfig) -> Fea
     owners: list[int] = []
     turns: list[int] = []
     spoken: list[str] = []
-    speakers: list[int] = []
+    spoken_before: list[int] = []
+    num_turns = 0
     for n, conversation in enumerate(conversations):
-        empty = True
+        said: list[str] = []
+        first = len(texts)
         for t, turn in enumerate(conversation.turns):
             parts = sentences_of(turn.content)
-            if turn.role == "user":
-                empty = False
-                texts += parts
-                owners += [n] * len(parts)
-                turns += [t] * len(parts)
-            else:
-                spoken += parts
-                speakers += [n] * len(parts)
-        if empty:
+            if turn.role != "user":
+                said += parts
+                continue
+            texts += parts
+            owners += [n] * len(parts)
+            turns += [t] * len(parts)
+            spoken += said
+            spoken_before += [num_turns] * len(said)
+            num_turns += 1
+            said = []
+        if len(texts) == first:
             texts.append("")
             owners.append(n)
             turns.append(-1)
+            num_turns += 1
     rows = np.arange(len(texts) + len(spoken))
-    rows[len(texts) :] = speakers
+    rows[len(texts) :] = spoken_before
     rows[len(texts) :] += len(texts)
     return Features(
-        count_ngrams(texts + spoken, config, rows=rows, size=len(texts) + len(conversations)),
+        count_ngrams(texts + spoken, config, rows=rows, size=len(texts) + num_turns),
         np.array(owners, np.int64),
         np.array(turns, np.int64),
         len(conversations),

@@ -128,7 +128,7 @@ class Optimiser:
         )
         current, velocity = self.policy.parameters.arrays(), self.velocity.arrays()
         for name, change in gradient.arrays().items():
-            wide = name in ("linear", "assistant")
+            wide = name in ("linear", "before")
             v = velocity[name]
             v *= s.momentum
             v += (1 - s.momentum) * change

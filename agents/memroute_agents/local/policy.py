@@ -1,16 +1,20 @@
 """The local policy: a softmax over sets of categories, linear in hashed n-grams.
 
-Score of category c for a conversation with user sentences s and assistant text a::
+Score of category c for a conversation with user sentences s::
 
     score_c =  <user_c, sum_s x_s> / |sum|              the user's words as a whole
-             + <assistant_c, x_a> / |x_a|               what the assistant said
-             + tau * log mean_i exp(<part_c, x_i> / |x_i| / tau)
+             + tau * log mean_i exp(part_ci / tau)      what one part of them shows
              + bias_c
 
-where x are idf-weighted n-gram counts. The third term is multiple-instance pooling: a conversation
-shows a category if one of its parts does. The parts are the user's sentences and the user's turns
-(a fact may take two sentences), a turn being the sum of its sentences; the parts' softmax weights
-are the evidence.
+    part_ci =  <part_c, x_i> / |x_i|                    a sentence or a turn of the user
+             + <before_c, b_i> / |b_i|                  a turn: what the assistant said before it
+
+where x and b are idf-weighted n-gram counts. The second term is multiple-instance pooling: a
+conversation shows a category if one of its parts does. The parts are the user's sentences and the
+user's turns (a fact may take two sentences), a turn being the sum of its sentences; the parts'
+softmax weights are the evidence. A turn is read with what it answers, because "yes, that still
+holds" says what the assistant has just recalled; what the assistant makes of a turn afterwards is
+not read as its evidence.
 The logit of a set is the sum of its categories' scores plus a bias for its size; the exclusive
 category competes as one of its own.
 """
@@ -39,8 +43,8 @@ class Parameters:
 
     linear: FloatArray
     """(D, 2C): weights of the user's words as a whole, then in the parts."""
-    assistant: FloatArray
-    """(D, C)."""
+    before: FloatArray
+    """(D, C): weights of what the assistant said before a turn."""
     bias: FloatArray
     """(C,)."""
     size_bias: FloatArray
@@ -60,7 +64,7 @@ class Parameters:
         """The arrays by name."""
         return {
             "linear": self.linear,
-            "assistant": self.assistant,
+            "before": self.before,
             "bias": self.bias,
             "size_bias": self.size_bias,
         }
@@ -70,7 +74,7 @@ class Parameters:
         half = {
             name: array.astype(np.float16).astype(np.float32)
             for name, array in self.arrays().items()
-            if name in ("linear", "assistant")
+            if name in ("linear", "before")
         }
         return Parameters(**half, bias=self.bias.copy(), size_bias=self.size_bias.copy())
 
@@ -177,6 +181,7 @@ class LocalPolicy:
         together = np.add.reduceat(alone, batch.turn_rows[:-1], axis=0)
         sentence = alone * (batch.row_norm / self.pooling)
         turn = together * (batch.turn_norm / self.pooling)
+        turn += (batch.before @ p.before) / self.pooling
         highest = np.maximum(
             np.maximum.reduceat(sentence, first, axis=0),
             np.maximum.reduceat(turn, first_turn, axis=0),
@@ -188,7 +193,7 @@ class LocalPolicy:
         total += np.add.reduceat(turn, first_turn, axis=0)
         parts = (lengths + turn_lengths)[:, None]
         pooled = self.pooling * (np.log(total / parts) + highest)
-        scores = whole + pooled + batch.assistant @ p.assistant + p.bias
+        scores = whole + pooled + p.bias
         scores = scores.astype(np.float32, copy=False)
         return Forward(
             scores,
@@ -225,7 +230,7 @@ class LocalPolicy:
         rows = np.concatenate([whole, sentence * batch.row_norm + per_turn], axis=1)
         return Parameters(
             batch.user.T @ rows,
-            batch.assistant.T @ by_category,
+            batch.before.T @ turn,
             by_category.sum(axis=0),
             by_size,
         )

@@ -56,12 +56,12 @@ class TrainConfig:
 
     seed: int = 0
     features: FeatureConfig = field(default_factory=FeatureConfig)
-    min_count: int = 5
+    min_count: int = 8
     """A bucket is kept if it occurs in at least so many training conversations."""
     pooling: float = 0.3
     supervised: Schedule = field(
         default_factory=lambda: Schedule(
-            epochs=8, rate=256.0, batch_size=256, warm_up=60, min_steps=100, evidence_weight=2.0
+            epochs=6, rate=256.0, batch_size=256, warm_up=60, min_steps=100, evidence_weight=2.0
         )
     )
     smoothing: float = 0.15
@@ -69,7 +69,7 @@ class TrainConfig:
     balance: float = 0.5
     """Class imbalance: an example's weight is the inverse frequency of its set's rarest category
     to this power (0: none, 1: full)."""
-    whole_weight: float = 5.0
+    whole_weight: float = 3.0
     """Weight of conversations written in one piece, relative to composed ones."""
     pairs: float = 1.0
     """Pairs of these conversations that are also read as one, as a share of their number."""
