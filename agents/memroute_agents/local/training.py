@@ -61,7 +61,7 @@ class TrainConfig:
     pooling: float = 0.3
     supervised: Schedule = field(
         default_factory=lambda: Schedule(
-            epochs=6, rate=256.0, batch_size=256, warm_up=60, min_steps=100, evidence_weight=2.0
+            epochs=6, rate=384.0, batch_size=256, warm_up=60, min_steps=100, evidence_weight=2.0
         )
     )
     smoothing: float = 0.15
