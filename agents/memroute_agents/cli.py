@@ -53,6 +53,14 @@ def local(
         ),
     ] = False,
     warm_start: Annotated[Path | None, typer.Option(help="Start from this checkpoint.")] = None,
+    replies: Annotated[
+        bool,
+        typer.Option(
+            "--replies",
+            help="Read a turn with the assistant's reply as well: for data whose assistant repeats "
+            "what it has heard.",
+        ),
+    ] = False,
     fresh: Annotated[
         str | None,
         typer.Option(help="Conversations for the policy gradient alone: half of its groups."),
@@ -62,6 +70,7 @@ def local(
     """Train the local policy: supervised, then policy gradient, on the CPU."""
     with fail_cleanly(f"interrupted; go on with the same command and --resume (state in {out})"):
         from memroute_agents.local.checkpoint import load_policy
+        from memroute_agents.local.features import FeatureConfig
         from memroute_agents.local.play import hold_out
         from memroute_agents.local.training import TrainConfig, train_policy
         from memroute_env.datasets import load_dataset
@@ -71,6 +80,10 @@ def local(
             raise OptionError(
                 "--estimator and --iterations are of the policy gradient that follows gold sets; "
                 "leave them out with --from-scratch"
+            )
+        if replies and warm_start is not None:
+            raise OptionError(
+                "--replies belongs to the checkpoint that a run starts from; leave it out"
             )
         if estimator not in (None, "sampled", "exact", "none"):
             raise OptionError(f"--estimator {estimator!r} is not one of sampled, exact, none")
@@ -83,6 +96,7 @@ def local(
             sets, held_out = hold_out(sets)
         config = replace(
             TrainConfig(seed=seed, from_scratch=from_scratch),
+            features=FeatureConfig(replies=replies),
             estimator=estimator or "sampled",
             gradient_iterations=30 if iterations is None else iterations,
         )

@@ -369,6 +369,7 @@ def test_bad_options_of_training(memroute: Memroute, data: Path, tmp_path: Path)
     for idle in (("--estimator", "sampled"), ("--iterations", 5)):
         assert "--from-scratch" in refused(memroute(*train, "--from-scratch", *idle))
     assert "absent: no such checkpoint" in refused(memroute(*train, "--warm-start", "absent"))
+    assert "--replies" in refused(memroute(*train, "--replies", "--warm-start", "absent"))
     (tmp_path / "support.toml").write_text(SUPPORT_TOML)
     write_examples(tmp_path / "shop.jsonl", [make_example("a", ["shop.policy"])])
     result = memroute(*train, "--validation", "shop.jsonl")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -157,10 +158,24 @@ def test_rows_are_sentences_of_the_user_and_what_each_turn_answers() -> None:
     assert features.turn_rows.tolist() == [0, 3, 5, 6, 7, 8]
     assert len(features.user.indptr) == 8 + 1
     assert features.size == 3
-    assert np.diff(features.before.indptr).astype(bool).tolist() == [False, True] + 3 * [False]
+    has = np.diff(features.before.indptr) > 0
+    assert has.tolist() == [False, True, False, True, False]
     answered = Counter(features.before[1].indices.tolist())
     apart = buckets(["Four.", "Five."], BY_WORD)
     assert answered == apart[0] + apart[1]
+
+
+def test_replies_are_read_on_request() -> None:
+    talk = [
+        conversation(("assistant", "Zero."), ("user", "One."), ("assistant", "Two."),
+                     ("user", "Three."), ("assistant", "Four.")),
+    ]  # fmt: skip
+    heard = extract(talk, BY_WORD).before
+    with_replies = extract(talk, replace(BY_WORD, replies=True)).before
+    zero, two, four = buckets(["Zero.", "Two.", "Four."], BY_WORD)
+    for found, expected in ((heard, [zero, two]), (with_replies, [zero + two, two + four])):
+        rows = np.split(found.indices, found.indptr[1:-1])
+        assert [Counter(row.tolist()) for row in rows] == expected
 
 
 @FAST

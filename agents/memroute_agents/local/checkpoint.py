@@ -109,6 +109,7 @@ def _assemble(header: dict, arrays: dict[str, np.ndarray]) -> LocalPolicy:
             stem_lengths=tuple(features["stem_lengths"]),
             speaker_stem=int(features["speaker_stem"]),
             char_orders=tuple(features["char_orders"]),
+            replies=bool(features["replies"]),
             bits=features["bits"],
         ),
         arrays["columns"].astype(np.int32),

@@ -17,6 +17,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -66,6 +67,9 @@ class FeatureConfig:
     (I, we, both, neither) and whether it asks: "we only sign" is a company's rule, "I only sign" a
     person's. 0: not."""
     char_orders: tuple[int, ...] = (5,)
+    replies: bool = False
+    """A turn is read with what the assistant said after it as well as before it: worth it where the
+    assistant repeats what it has heard, misleading where it does not."""
     bits: int = 18
     """Buckets of each view: 2**bits."""
 
@@ -75,8 +79,8 @@ class Features(NamedTuple):
 
     Columns are buckets, entries counts. The first S rows are sentences of the user's turns; then
     comes one for each of the user's T turns, which holds what the assistant said before it, since
-    the user last spoke: one matrix, because the cost of a single conversation is that of the calls,
-    not of the bytes. What the assistant says last is not read: it can only repeat.
+    the user last spoke (and after it, with `FeatureConfig.replies`): one matrix, because the cost
+    of a single conversation is that of the calls, not of the bytes.
     """
 
     counts: sparse.csr_matrix
@@ -182,30 +186,32 @@ def extract(conversations: Sequence[Conversation], config: FeatureConfig) -> Fea
     owners: list[int] = []
     turns: list[int] = []
     spoken: list[str] = []
-    spoken_before: list[int] = []
+    turn_of_spoken: list[int] = []
     num_turns = 0
     for n, conversation in enumerate(conversations):
-        said: list[str] = []
         first = len(texts)
+        between: list[list[str]] = [[]]  # what the assistant said before, between, after the turns
         for t, turn in enumerate(conversation.turns):
             parts = sentences_of(turn.content)
             if turn.role != "user":
-                said += parts
+                between[-1] += parts
                 continue
             texts += parts
             owners += [n] * len(parts)
             turns += [t] * len(parts)
-            spoken += said
-            spoken_before += [num_turns] * len(said)
-            num_turns += 1
-            said = []
+            between.append([])
         if len(texts) == first:
             texts.append("")
             owners.append(n)
             turns.append(-1)
+            between.append([])
+        for before, after in pairwise(between):
+            said = before + after if config.replies else before
+            spoken += said
+            turn_of_spoken += [num_turns] * len(said)
             num_turns += 1
     rows = np.arange(len(texts) + len(spoken))
-    rows[len(texts) :] = spoken_before
+    rows[len(texts) :] = turn_of_spoken
     rows[len(texts) :] += len(texts)
     return Features(
         count_ngrams(texts + spoken, config, rows=rows, size=len(texts) + num_turns),

@@ -14,7 +14,7 @@ conversation shows a category if one of its parts does. The parts are the user's
 user's turns (a fact may take two sentences), a turn being the sum of its sentences; the parts'
 softmax weights are the evidence. A turn is read with what it answers, because "yes, that still
 holds" says what the assistant has just recalled; what the assistant makes of a turn afterwards is
-not read as its evidence.
+read only with `FeatureConfig.replies`.
 The logit of a set is the sum of its categories' scores plus a bias for its size; the exclusive
 category competes as one of its own.
 """

@@ -57,7 +57,8 @@ class TrainConfig:
     seed: int = 0
     features: FeatureConfig = field(default_factory=FeatureConfig)
     min_count: int = 8
-    """A bucket is kept if it occurs in at least so many training conversations."""
+    """A bucket is kept if it occurs in at least so many training conversations, or in at least one
+    in 2,000 of them, if that is fewer; but in 2."""
     pooling: float = 0.3
     supervised: Schedule = field(
         default_factory=lambda: Schedule(
@@ -200,7 +201,8 @@ class _Run:
         shape = config.features if warm_start is None else warm_start.encoder.config
         features = extract([e.conversation for e in self.examples], shape)
         if warm_start is None:
-            encoder = Encoder.fit(features, config.features, config.min_count)
+            min_count = min(config.min_count, max(2, len(self.examples) // 2_000))
+            encoder = Encoder.fit(features, config.features, min_count)
             self.policy = LocalPolicy.untrained(self.family, encoder, config.pooling)
         else:
             encoder = warm_start.encoder
