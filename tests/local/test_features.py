@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memroute_agents.local import features as features_module
 from memroute_agents.local.features import FeatureConfig, count_ngrams, extract, sentences_of
 from memroute_env import Conversation, load_dataset
 
@@ -163,6 +164,20 @@ def test_rows_are_sentences_of_the_user_and_what_each_turn_answers() -> None:
     answered = Counter(features.before[1].indices.tolist())
     apart = buckets(["Four.", "Five."], BY_WORD)
     assert answered == apart[0] + apart[1]
+
+
+def test_what_is_hashed_together_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = [
+        conversation(("assistant", f"A {i}."), ("user", f"B {i}. C."), ("user", "D"))
+        for i in range(8)
+    ]
+    together = extract(talk, BY_WORD)
+    monkeypatch.setattr(features_module, "_AT_ONCE", 3)
+    apart = extract(talk, BY_WORD)
+    assert np.array_equal(apart.counts.toarray(), together.counts.toarray())
+    assert np.array_equal(apart.user_conversation, together.user_conversation)
+    assert np.array_equal(apart.turn_rows, together.turn_rows)
+    assert apart.size == together.size == 8
 
 
 def test_replies_are_read_on_request() -> None:
