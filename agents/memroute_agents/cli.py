@@ -94,11 +94,11 @@ def local(
             held_out = load_dataset("marketing", "validation")
         else:
             sets, held_out = hold_out(sets)
+        given = {"estimator": estimator, "gradient_iterations": iterations}
         config = replace(
             TrainConfig(seed=seed, from_scratch=from_scratch),
             features=FeatureConfig(replies=replies),
-            estimator=estimator or "sampled",
-            gradient_iterations=30 if iterations is None else iterations,
+            **{name: value for name, value in given.items() if value is not None},
         )
         with progress_bar("") as update:
             result = train_policy(

@@ -55,12 +55,13 @@ def test_the_default_settings_learn_from_a_few_hundred_conversations() -> None:
 
 
 def test_of_few_conversations_rare_words_are_kept(train: Dataset, held_out: Dataset) -> None:
-    def columns(data: Dataset, **settings: object) -> int:
-        config = replace(SHORT, **settings)  # type: ignore[arg-type]
-        return len(train_policy(data, held_out, config).policy.encoder.columns)
-
     few = Dataset(train[:100], train.taxonomy, name="few")
-    assert columns(few, min_count=1) > columns(few, min_count=8) == columns(few, min_count=2)
+
+    def columns(min_count: int) -> int:
+        config = replace(SHORT, min_count=min_count)
+        return len(train_policy(few, held_out, config).policy.encoder.columns)
+
+    assert columns(1) > columns(8) == columns(2)
 
 
 def test_it_fits_what_it_saw(trained: LocalPolicy, train: Dataset) -> None:

@@ -107,7 +107,7 @@ class Features(NamedTuple):
 
     @property
     def before(self) -> sparse.csr_matrix:
-        """(T, 2**bits): what the assistant said before each of the user's turns."""
+        """(T, 2**bits): what the assistant said before (and after) each of the user's turns."""
         return self.counts[len(self.user_turn) :]
 
 
