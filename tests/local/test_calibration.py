@@ -9,7 +9,8 @@ import pytest
 
 from memroute_agents.local.calibration import COLDEST, HOTTEST, calibrate
 from memroute_agents.local.encoding import Encoded
-from memroute_agents.local.factorised import FactorisedCrossEntropy, FactorisedFamily
+from memroute_agents.local.factorised import FactorisedFamily
+from memroute_agents.local.factorised_objectives import FactorisedCrossEntropy
 from memroute_agents.local.objectives import CrossEntropy
 from memroute_agents.local.policy import Calibration, LocalPolicy, Parameters
 from memroute_agents.local.sets import SetFamily

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import comb
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,18 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from memroute_agents.local.checkpoint import load_policy, save_policy
-from memroute_agents.local.factorised import (
+from memroute_agents.local.factorised import FactorisedFamily
+from memroute_agents.local.factorised_objectives import (
     FactorisedCrossEntropy,
-    FactorisedFamily,
+    FactorisedExactReward,
     FactorisedReward,
 )
-from memroute_agents.local.objectives import CrossEntropy, ExactReward
+from memroute_agents.local.objectives import CrossEntropy, ExactReward, Loss
 from memroute_agents.local.router import LocalAgent
+from memroute_agents.local.set_classes import classes_of
 from memroute_agents.local.sets import OBJECTIVES, SetFamily, family_of, softmax
-from memroute_agents.local.training import train_policy
-from memroute_env import Dataset, OptionError, Reward, Taxonomy, load_taxonomy
+from memroute_agents.local.training import Estimator, train_policy
+from memroute_env import Dataset, Reward, Taxonomy, load_taxonomy
 from tests.conftest import make_example
 from tests.local.conftest import QUICK
 
@@ -106,21 +109,80 @@ def some_logits(rows: int = 3) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def test_the_supervised_gradient_is_the_lists() -> None:
-    scores, sizes = some_logits()
-    gold = np.array([0, 0b101, 0b11])
-    weights = np.array([0.5, 1.0, 1.5], np.float32)
-    listed = CrossEntropy(LISTED.closest(gold), weights, LISTED.payoff_KK)
-    loss = listed(np.arange(3), LISTED.logits(scores, sizes))
-    found = FactorisedCrossEntropy(FACTORISED, gold, weights)(
-        np.arange(3), FACTORISED.logits(scores, sizes)
-    )
-    assert found.value == pytest.approx(loss.value, abs=1e-5)
-    assert found.entropy == pytest.approx(loss.entropy, abs=1e-5)
+def assert_the_same(found: Loss, listed: Loss) -> None:
+    """Values, and gradients of scores and size biases, which are what both families share."""
+    for name in ("value", "entropy", "kl"):
+        assert getattr(found, name) == pytest.approx(getattr(listed, name), abs=2e-5), name
     for one, two in zip(
-        FACTORISED.pull_back(found.gradient), LISTED.pull_back(loss.gradient), strict=True
+        FACTORISED.pull_back(found.gradient), LISTED.pull_back(listed.gradient), strict=True
     ):
         assert np.allclose(one, two, atol=1e-5)
+
+
+GOLD = np.array([0, 0b101, 0b11])
+ALL = np.arange(3)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_the_supervised_gradient_is_the_lists(smoothing: float) -> None:
+    scores, sizes = some_logits()
+    weights = np.array([0.5, 1.0, 1.5], np.float32)
+    listed = CrossEntropy(LISTED.closest(GOLD), weights, LISTED.payoff_KK, smoothing)
+    found = FactorisedCrossEntropy(FACTORISED, GOLD, weights, smoothing)
+    assert_the_same(
+        found(ALL, FACTORISED.logits(scores, sizes)), listed(ALL, LISTED.logits(scores, sizes))
+    )
+
+
+@FAST
+@given(
+    arrays(np.float32, (3, 13), elements=st.floats(-8, 8, width=32)),
+    SIZES,
+    st.sampled_from([(0.0, 0.0), (0.05, 0.0), (0.3, 0.1)]),
+)
+def test_the_exact_policy_gradient_is_the_lists(
+    scores: np.ndarray, sizes: np.ndarray, penalties: tuple[float, float]
+) -> None:
+    before, _ = some_logits()
+    listed = ExactReward(
+        LISTED.closest(GOLD),
+        LISTED.payoff_KK,
+        np.log(softmax(LISTED.logits(before, sizes))),
+        *penalties,
+    )
+    factorised = FactorisedExactReward(
+        FACTORISED, GOLD, FACTORISED.logits(before, sizes), *penalties
+    )
+    found = factorised(ALL, FACTORISED.logits(scores, sizes))
+    expected = listed(ALL, LISTED.logits(scores, sizes))
+    assert_the_same(found, expected)
+    assert found.reward == pytest.approx(expected.reward, abs=2e-5)
+
+
+def test_the_exact_policy_gradient_of_a_large_taxonomy_is_that_of_its_sets() -> None:
+    taxonomy = large(31)
+    rng = np.random.default_rng(5)
+    family = FactorisedFamily(taxonomy)
+    logits = rng.normal(0, 1, (2, family.num_categories + family.num_sizes)).astype(np.float32)
+    gold = np.array([0, 0b1010001])
+    found = FactorisedExactReward(family, gold)(np.arange(2), logits)
+    masks = np.array(taxonomy.small_sets())
+    p = softmax(family.logit(logits, np.tile(masks, (2, 1))))
+    paid = Reward(taxonomy).score_masks(masks[None], gold[:, None])
+    expected = (p * paid).sum(axis=1)
+    assert found.reward == pytest.approx(expected.mean())
+    push = p * (paid - expected[:, None])
+    assert np.allclose(found.gradient, -push @ family.statistics_of(masks) / 2, atol=1e-7)
+
+
+def test_classes_hold_every_set_once() -> None:
+    classes = classes_of(Reward(large(40)), 0b100101, 3)
+    assert classes.sizes.tolist() == sorted(classes.sizes.tolist())
+    numbers = [1 + 40 + 780 + 9_880, *(comb(40, k) for k in range(4))]
+    ones, scale = np.ones((1, 40)), np.ones((1, 4))
+    total, _, by_size = classes.expectation(ones, scale, np.ones(len(classes.sizes)))
+    assert [*total, *by_size[0]] == pytest.approx(numbers)
+    assert len(classes.sizes) < 400
 
 
 def test_samples_come_with_their_probabilities() -> None:
@@ -217,5 +279,26 @@ def test_a_large_taxonomy_is_learnt_saved_and_routed(tmp_path: Path) -> None:
     assert np.mean(right) > 0.9
     assert decisions[1].scores is not None
     assert len(decisions[1].scores) == 61
-    with pytest.raises(OptionError, match="too many sets to list.*sampled"):
-        train_policy(train, held_out, replace(config, estimator="exact"))
+
+
+@pytest.mark.parametrize("estimator", ["sampled", "exact"])
+def test_the_policy_gradient_raises_the_reward_of_a_large_taxonomy(estimator: Estimator) -> None:
+    taxonomy = large(36)
+    train, held_out = word_data(taxonomy, 8, 0), word_data(taxonomy, 4, 1)
+    schedule = replace(QUICK.supervised, epochs=1, rate=32.0)
+    half = replace(QUICK, supervised=schedule, estimator="none")
+    start = train_policy(train, held_out, half).policy
+    config = replace(
+        half,
+        supervised=replace(schedule, epochs=0),
+        estimator=estimator,
+        gradient_iterations=30,
+        gradient_rate=200.0,
+        groups=64,
+        group_size=32,
+        kl_weight=0.0,
+        max_kl=10.0,
+    )
+    after = train_policy(train, held_out, config, warm_start=start).policy
+    rewards = [p.metadata["metrics"]["val_reward"] for p in (start, after)]  # type: ignore[index]
+    assert rewards[1] > rewards[0] + 0.01

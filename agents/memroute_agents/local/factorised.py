@@ -7,28 +7,29 @@ categories computes in C steps of sums of positive numbers:
 
     e_k(w_1..w_j) = e_k(w_1..w_{j-1}) + w_j · e_{k-1}(w_1..w_{j-1})
 
-Log-probability, marginals, entropy and KL divergence are exact; samples are drawn category by
-category. Only decisions for the expected reward or F1 look at a part of the family: the sets over
-the `SHORTLIST` likeliest categories, with the policy renormalised on them. (Elementary symmetric
-polynomials as the normaliser of a distribution over subsets of given size: Chen, Dempster and Liu,
-"Weighted finite population sampling to maximize entropy", Biometrika 81, 1994.)
+Log-probability, marginals, entropy, KL divergence and expected reward are exact; samples are drawn
+category by category. Only decisions for the expected reward or F1 look at a part of the family: the
+sets over the `SHORTLIST` likeliest categories, with the policy renormalised on them. (Elementary
+symmetric polynomials as the normaliser of a distribution over subsets of given size: Chen, Dempster
+and Liu, "Weighted finite population sampling to maximize entropy", Biometrika 81, 1994.)
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from memroute_agents.local.objectives import GroupReward, Loss, group_advantages
+from memroute_agents.local.set_classes import SetClasses, classes_of, without_each
 from memroute_agents.local.sets import MAX_SIZE, Objective, softmax
+from memroute_env.categories import HORIZONS
 from memroute_env.reward import Reward, RewardConfig
+from memroute_env.reward_formula import SetModel
 from memroute_env.taxonomy import Taxonomy
 
-__all__ = ["SHORTLIST", "FactorisedCrossEntropy", "FactorisedFamily", "FactorisedReward"]
+__all__ = ["SHORTLIST", "FactorisedFamily", "Partition"]
 
 FloatArray = npt.NDArray[np.float32]
 DoubleArray = npt.NDArray[np.float64]
@@ -36,6 +37,9 @@ IntArray = npt.NDArray[np.int64]
 
 SHORTLIST = 12
 """Likeliest categories whose sets compete in a decision: 299 sets, as in the marketing taxonomy."""
+
+_AT_ONCE = 1_024
+"""Decisions made together."""
 
 
 class Partition(NamedTuple):
@@ -47,6 +51,11 @@ class Partition(NamedTuple):
     """(N, C): probability that a category is in the answer, the exclusive one last."""
     sizes: DoubleArray
     """(N, Z): probability of each size."""
+
+    @property
+    def mean(self) -> DoubleArray:
+        """(N, C + Z): mean of `FactorisedFamily.statistics_of` over the family."""
+        return np.concatenate([self.marginals, self.sizes], axis=1)
 
 
 class FactorisedFamily:
@@ -66,9 +75,31 @@ class FactorisedFamily:
         self.width = taxonomy.num_storing
         self.num_categories, self.num_sizes = self.width + 1, MAX_SIZE + 1
         self._bits = np.int64(1) << np.arange(self.width)
-        small = np.array([m for m in range(1 << SHORTLIST) if m.bit_count() <= MAX_SIZE])
-        self._slots = (small[:, None] >> np.arange(SHORTLIST) & 1).astype(np.float64)
+        size = min(SHORTLIST, self.width)
+        small = np.array([m for m in range(1 << size) if m.bit_count() <= MAX_SIZE])
+        self._slots = (small[:, None] >> np.arange(size) & 1).astype(np.float64)
         self._slot_sizes = self._slots.sum(axis=1).astype(int)
+        elements = np.maximum(self._slot_sizes, 1)
+        shared = self._slots @ self._slots.T
+        shared[0, 0] = 1  # the exclusive answer is a set of one category, though it has no slot
+        self._slot_f1 = 2 * shared / (elements[:, None] + elements)
+        self._model = SetModel(taxonomy, self.reward.config)
+        self._paid_beside_f1 = self._beside_f1()
+
+    def _beside_f1(self) -> DoubleArray:
+        """(V, V): what the reward pays beside F1; V combinations of horizon, scope and size."""
+        model = self._model
+        shape = (len(HORIZONS), model.mixed + 2, self.num_sizes)
+        horizon, scope, size = (axis.ravel() for axis in np.indices(shape))
+        n = len(size)
+        pairs = [np.broadcast_to(axis[:, None], (n, n)) for axis in (horizon, scope, size)]
+        (h, s, k), nothing = pairs, np.zeros((n, n), np.intp)
+        paid = model.combine(h, h.T, s, s.T, k, k.T, nothing)
+        return paid.total - model.config.f1_weight * paid.f1
+
+    def classes(self, gold: int) -> SetClasses:
+        """All sets, sorted by what they are paid against a gold mask."""
+        return classes_of(self.reward, gold, MAX_SIZE)
 
     def logits(self, scores_NC: FloatArray, size_bias_Z: FloatArray) -> FloatArray:
         """(N, C + Z)."""
@@ -112,7 +143,7 @@ class FactorisedFamily:
         scores, bias = values[:, : self.width], values[:, self.num_categories :]
         top = scores.max(axis=1, keepdims=True)
         weights = np.exp(scores - top)
-        others = _without_each(weights, MAX_SIZE - 1)
+        others = without_each(weights, MAX_SIZE - 1)
         # Every set of size k is counted once for each of its k categories.
         sums = np.ones((len(values), self.num_sizes))
         for k in range(1, self.num_sizes):
@@ -159,7 +190,7 @@ class FactorisedFamily:
             rows = np.flatnonzero(drawn >= left)
             w = weights[rows]
             # The chance that c is among `left` more: its weight times what completes the set.
-            chance = np.cumsum(w * _without_each(w, left - 1)[-1], axis=1)
+            chance = np.cumsum(w * without_each(w, left - 1)[-1], axis=1)
             threshold = rng.random((len(rows), 1)) * chance[:, -1:]
             chosen = np.minimum((chance <= threshold).sum(axis=1), self.width - 1)
             masks[rows] |= self._bits[chosen]
@@ -172,117 +203,114 @@ class FactorisedFamily:
         `exact` is the mode of the whole family; `reward` and `f1` compare the sets over the
         shortlist (see the module).
         """
-        values = logits.astype(np.float64)
-        marginals = self.partition(logits).marginals[:, : self.width]
-        size = min(SHORTLIST, self.width)
-        found = np.zeros(len(values), np.int64)
-        keep = self._slots[:, size:].sum(axis=1) == 0
-        slots, sizes = self._slots[keep][:, :size], self._slot_sizes[keep]
-        for n, row in enumerate(values):
-            # Scores and marginals order the storing categories alike.
-            listed = np.argsort(-marginals[n], kind="stable")[:size]
-            masks = (slots.astype(np.int64) * self._bits[listed]).sum(axis=1)
-            value = slots @ row[listed] + row[self.num_categories :][sizes]
-            value[masks == 0] += row[self.width]
-            if objective != "exact":
-                belief = softmax(value[None].astype(np.float32))[0]
-                paid = self.reward.score_masks(masks[:, None], masks[None, :], components=True)
-                value = (paid.total if objective == "reward" else paid.f1) @ belief
-            found[n] = masks[int(value.argmax())]
+        found = np.empty(len(logits), np.int64)
+        for start in range(0, len(logits), _AT_ONCE):
+            piece = slice(start, start + _AT_ONCE)
+            found[piece] = self._decide(logits[piece], objective)
         return found
+
+    def _decide(self, logits: FloatArray, objective: Objective) -> IntArray:
+        values, rows = logits.astype(np.float64), np.arange(len(logits))[:, None]
+        # Scores and marginals order the storing categories alike.
+        marginals = self.partition(logits).marginals[:, : self.width]
+        listed = np.argsort(-marginals, axis=1, kind="stable")[:, : self._slots.shape[1]]
+        masks = self._bits[listed] @ self._slots.T.astype(np.int64)
+        value = values[rows, listed] @ self._slots.T
+        value += values[:, self.num_categories :][:, self._slot_sizes]
+        value[:, 0] += values[:, self.width]
+        if objective != "exact":
+            belief = softmax(value)
+            value = belief @ self._slot_f1
+            if objective == "reward":
+                # What the reward pays beside F1 depends on the sets' horizons, scopes and sizes.
+                model = self._model
+                kind = model.horizon(masks) * (model.mixed + 2) + model.scope(masks)
+                kind = kind * self.num_sizes + self._slot_sizes
+                beliefs = np.zeros((len(values), len(self._paid_beside_f1)))
+                np.add.at(beliefs, (rows, kind), belief)
+                value *= model.config.f1_weight
+                value += (beliefs @ self._paid_beside_f1.T)[rows, kind]
+        return np.asarray(masks[rows[:, 0], value.argmax(axis=1)], np.int64)
 
     def entropy(self, logits: FloatArray, partition: Partition) -> DoubleArray:
         """Entropy of each row's distribution in nats: (N,)."""
-        mean = np.concatenate([partition.marginals, partition.sizes], axis=1)
-        return partition.log_z - (mean * logits).sum(axis=1)
+        return partition.log_z - (partition.mean * logits).sum(axis=1)
 
     def divergence(
         self, logits: FloatArray, partition: Partition, reference: FloatArray
     ) -> DoubleArray:
         """KL divergence of each row's distribution from a reference's logits: (N,)."""
-        mean = np.concatenate([partition.marginals, partition.sizes], axis=1)
-        difference = (mean * (logits.astype(np.float64) - reference)).sum(axis=1)
+        difference = (partition.mean * (logits.astype(np.float64) - reference)).sum(axis=1)
         return difference - partition.log_z + self.partition(reference).log_z
 
+    def expected_reward(
+        self, logits: FloatArray, partition: Partition, gold: IntArray
+    ) -> tuple[DoubleArray, DoubleArray]:
+        """Expected reward of each row's distribution against its gold mask: (N,).
 
-def _without_each(weights: DoubleArray, order: int) -> list[DoubleArray]:
-    """e_0, ..., e_order of all weights of a row but one, for each one left out: (N, C) each.
+        Also the expectation of reward times `statistics_of`, (N, C + Z): with the mean statistics
+        it makes the gradient of the expected reward.
+        """
+        weights, scale = self._weights(logits, partition)
+        total = np.empty(len(logits))
+        product = np.zeros((len(logits), self.num_categories + self.num_sizes))
+        for mask in np.unique(gold).tolist():
+            rows = np.flatnonzero(gold == mask)
+            classes = self.classes(mask)
+            found, by_category, by_size = classes.expectation(
+                weights[rows], scale[rows], classes.rewards
+            )
+            total[rows] = found
+            product[rows, : self.width] = by_category
+            product[rows, self.width] = by_size[:, 0]
+            product[rows, self.num_categories :] = by_size
+        return total, product
 
-    From what comes before it and what comes after it: subtracting it from the whole would lose
-    every digit where one weight dominates.
-    """
-    n, width = weights.shape
-    before, after = np.zeros((2, order + 1, n, width + 1))
-    before[0] = after[0] = 1
-    for c in range(width):
-        d = width - 1 - c
-        for k in range(1, order + 1):
-            before[k, :, c + 1] = before[k, :, c] + weights[:, c] * before[k - 1, :, c]
-            after[k, :, d] = after[k, :, d + 1] + weights[:, d] * after[k - 1, :, d + 1]
-    return [
-        sum(
-            (before[j, :, :-1] * after[k - j, :, 1:] for j in range(k + 1)),
-            np.zeros((n, width)),
-        )
-        for k in range(order + 1)
-    ]
+    def covariance(
+        self, logits: FloatArray, partition: Partition, direction: DoubleArray
+    ) -> DoubleArray:
+        """Covariance matrix of `statistics_of` under each row's distribution times a vector.
 
+        Args:
+            logits: (N, C + Z).
+            partition: Theirs.
+            direction: (N, C + Z).
 
-@dataclass
-class FactorisedCrossEntropy:
-    """Negative log-likelihood of the gold set, weighted by example."""
+        Returns:
+            (N, C + Z).
+        """
+        weights, scale = self._weights(logits, partition)
+        width, cut = self.width, self.num_categories
+        along, nothing, by_size = direction[:, :width], direction[:, width], direction[:, cut:]
+        others = without_each(weights, MAX_SIZE - 1)
+        # (N, W, Z): a category in a set of a size; a set of k counts for each of its k.
+        joint = np.zeros((*weights.shape, self.num_sizes))
+        for k in range(1, self.num_sizes):
+            joint[:, :, k] = weights * others[k - 1] * scale[:, k : k + 1]
+        second = np.zeros_like(direction)
+        second[:, :width] = along * partition.marginals[:, :width]
+        second[:, :width] += np.einsum("nwz,nz->nw", joint, by_size)
+        for n, w in enumerate(weights):
+            rest = np.maximum(w.sum() - w[:, None] - w, 0)
+            pairs = w[:, None] * w * (scale[n, 2] + scale[n, 3] * rest)
+            np.fill_diagonal(pairs, 0)
+            second[n, :width] += pairs @ along[n]
+        second[:, cut:] = np.einsum("nwz,nw->nz", joint, along) + partition.sizes * by_size
+        none = partition.sizes[:, 0] * (nothing + by_size[:, 0])
+        second[:, width] = none
+        second[:, cut] = none
+        mean = partition.mean
+        return second - mean * (mean * direction).sum(axis=1, keepdims=True)
 
-    family: FactorisedFamily
-    targets: IntArray
-    """(all,) masks of gold sets."""
-    weights: FloatArray
-    """(all,): mean 1."""
+    def _weights(self, logits: FloatArray, partition: Partition) -> tuple[DoubleArray, DoubleArray]:
+        """Weights of the storing categories, (N, W), and scales of sizes, (N, Z).
 
-    def __call__(self, chosen: IntArray, logits: FloatArray) -> Loss:
-        """Weighted mean; `reward` is that of the likeliest sets."""
-        family, gold = self.family, self.targets[chosen]
-        weights = self.weights[chosen] / len(chosen)
-        partition = family.partition(logits)
-        mean = np.concatenate([partition.marginals, partition.sizes], axis=1)
-        gradient = weights[:, None] * (mean - family.statistics_of(gold))
-        value = float((weights * (partition.log_z - family.logit(logits, gold))).sum())
-        paid = family.reward.score_masks(family.decide(logits, "exact"), gold)
-        entropy = float(family.entropy(logits, partition).mean())
-        return Loss(value, gradient.astype(np.float32), float(paid.mean()), entropy, 0.0)
-
-
-@dataclass
-class FactorisedReward(GroupReward):
-    """Policy gradient from groups of answers, with the group mean as baseline.
-
-    The penalties (KL divergence from the reference, entropy) are paid as part of each answer's
-    reward, as language-model trainers do; the reported KL divergence and entropy are exact. The
-    reference is given as logits, (all, C + Z).
-    """
-
-    family: FactorisedFamily = field(kw_only=True)
-
-    def __call__(self, chosen: IntArray, logits: FloatArray) -> Loss:
-        """One on-policy group for each conversation."""
-        family, group = self.family, self.group_size
-        answers = family.sample(logits, group, self.rng)
-        rewards = self.play(np.repeat(chosen, group), answers.ravel()).reshape(answers.shape)
-        partition = family.partition(logits)
-        log_p = family.logit(logits, answers) - partition.log_z[:, None]
-        paid, kl = rewards - self.entropy_weight * log_p, 0.0
-        if self.reference is not None:
-            reference = self.reference[chosen]
-            log_q = family.logit(reference, answers) - family.partition(reference).log_z[:, None]
-            paid = paid - self.kl_weight * (log_p - log_q)
-            kl = float(family.divergence(logits, partition, reference).mean())
-        push = group_advantages(paid) / group
-        mean = np.concatenate([partition.marginals, partition.sizes], axis=1)
-        pulled = np.einsum("ng,ngd->nd", push, family.statistics_of(answers))
-        gradient = push.sum(axis=1, keepdims=True) * mean - pulled
-        return Loss(
-            -float(paid.mean()),
-            (gradient / len(chosen)).astype(np.float32),
-            float(rewards.mean()),
-            float(family.entropy(logits, partition).mean()),
-            kl,
-        )
+        A set's probability is the product of its categories' weights times its size's scale.
+        """
+        values = logits.astype(np.float64)
+        top = values[:, : self.width].max(axis=1, keepdims=True)
+        weights = np.exp(values[:, : self.width] - top)
+        exponents = top * np.arange(self.num_sizes) + values[:, self.num_categories :]
+        exponents[:, 0] += values[:, self.width]
+        exponents -= partition.log_z[:, None]
+        return weights, np.exp(np.minimum(exponents, 700.0))

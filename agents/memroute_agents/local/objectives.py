@@ -17,6 +17,7 @@ import numpy.typing as npt
 from memroute_agents.local.sets import softmax
 
 __all__ = [
+    "SHARPNESS",
     "CrossEntropy",
     "ExactReward",
     "GroupReward",
@@ -29,6 +30,9 @@ __all__ = [
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+
+SHARPNESS = 4
+"""Label smoothing goes to sets in proportion to their reward to this power."""
 
 Play = Callable[[IntArray, IntArray], npt.NDArray[np.float64]]
 """Positions of conversations (M,) and answers as targets of the family (M,) to rewards (M,)."""
@@ -73,9 +77,9 @@ def _entropy(p: FloatArray) -> float:
 class CrossEntropy:
     """Negative log-likelihood of the gold set, weighted by example.
 
-    Label noise: `smoothing` moves that share of the target to the sets in proportion to what the
-    reward pays them against the gold set, so that a wrong label costs less and near misses cost
-    less than blunders.
+    Label noise: `smoothing` moves that share of the target to the sets in proportion to a power of
+    what the reward pays them against the gold set, so that a wrong label costs less and near misses
+    cost less than blunders.
     """
 
     targets: IntArray
@@ -93,7 +97,7 @@ class CrossEntropy:
         target = np.zeros_like(p)
         target[np.arange(n), gold] = 1 - self.smoothing
         if self.smoothing:
-            paid = self.payoff_KK[:, gold].T ** 4
+            paid = self.payoff_KK[:, gold].T ** SHARPNESS
             target += self.smoothing * paid / paid.sum(axis=1, keepdims=True)
         value = -(weights * target * np.log(p + 1e-12)).sum()
         expected = (p * self.payoff_KK[:, gold].T).sum(axis=1).mean()

@@ -20,24 +20,19 @@ import numpy.typing as npt
 from memroute_agents.local.calibration import calibrate
 from memroute_agents.local.checkpoint import save_policy
 from memroute_agents.local.encoding import Encoded, Encoder
-from memroute_agents.local.factorised import (
-    FactorisedCrossEntropy,
-    FactorisedFamily,
-    FactorisedReward,
-)
 from memroute_agents.local.features import FeatureConfig, extract
-from memroute_agents.local.objectives import (
-    CrossEntropy,
-    ExactReward,
-    GroupReward,
-    Objective,
-    SampledReward,
+from memroute_agents.local.forms import (
+    cross_entropy,
+    exact_reward,
+    reference_of,
+    sampled_reward,
 )
+from memroute_agents.local.objectives import GroupReward, Objective
 from memroute_agents.local.optimise import EpochReport, Optimiser, Schedule
 from memroute_agents.local.play import EnvironmentPlay
 from memroute_agents.local.policy import Calibration, LocalPolicy
 from memroute_agents.local.run_folder import RunFolder
-from memroute_agents.local.sets import SetFamily, family_of, softmax
+from memroute_agents.local.sets import family_of
 from memroute_agents.local.supervision import Supervision
 from memroute_env.conversation import Example
 from memroute_env.datasets import Dataset
@@ -130,7 +125,7 @@ def train_policy(
 
     Raises:
         DataError: If datasets have different taxonomies or the saved state is of another run.
-        OptionError: If the exact gradient is asked for a taxonomy with too many sets to list.
+        OptionError: If fresh conversations are given and there is no policy gradient.
         KeyboardInterrupt: Passed on; the state of the last finished epoch is saved.
     """
     run = _Run(
@@ -185,11 +180,6 @@ class _Run:
         self.examples: list[Example] = [e for dataset in train for e in dataset]
         self.gold = np.concatenate([dataset.gold_masks for dataset in train])
         self.family = family_of(self.taxonomy)
-        if config.estimator == "exact" and not isinstance(self.family, SetFamily):
-            raise OptionError(
-                f"the taxonomy {self.taxonomy.name!r} has too many sets to list, which the exact "
-                "gradient needs; use the sampled estimator"
-            )
         start = warm_start and [
             warm_start.pooling,
             sha256(warm_start.encoder.columns.tobytes()).hexdigest(),
@@ -248,12 +238,18 @@ class _Run:
         known = Supervision.of(self.data, self.examples, self.gold, family)
         known = known.with_pairs(config.pairs, config.seed)
         weights = known.weights(family, config.balance, config.whole_weight)
-        objective = self._cross_entropy(family.closest(known.gold), weights, config.smoothing)
+        objective = cross_entropy(family, family.closest(known.gold), weights, config.smoothing)
         self._epochs("supervised", objective, config.supervised, known.data, known.evidence)
 
     def _scratch(self) -> None:
         config = self.config
-        objective = self._sampled(2, self.examples, entropy_weight=config.scratch_entropy)
+        objective = sampled_reward(
+            self.family,
+            EnvironmentPlay(self.examples, self.family),
+            config.group_size,
+            (config.seed, 2),
+            entropy_weight=config.scratch_entropy,
+        )
         schedule = Schedule(epochs=config.scratch_epochs, rate=config.scratch_rate)
         self._epochs("from scratch", objective, schedule, self.data, None)
 
@@ -289,10 +285,12 @@ class _Run:
         before = self.evaluate()["val_reward"]
         objective: Objective
         if config.estimator == "exact":
-            assert isinstance(self.family, SetFamily)
-            objective = ExactReward(targets, self.family.payoff_KK, reference, config.kl_weight)
+            objective = exact_reward(self.family, targets, reference, config.kl_weight)
         else:
-            objective = self._sampled(1, examples, reference, config.kl_weight)
+            play, draws = EnvironmentPlay(examples, self.family), (config.seed, 1)
+            objective = sampled_reward(
+                self.family, play, config.group_size, draws, reference, config.kl_weight
+            )
         schedule = Schedule(
             epochs=1,
             rate=config.gradient_rate,
@@ -338,48 +336,19 @@ class _Run:
         """
         self.policy.parameters = self.policy.parameters.rounded()
         gold = self.family.closest(self.validation.gold_masks)
-        likelihood = self._cross_entropy(gold, np.ones(len(gold), np.float32))
+        likelihood = cross_entropy(self.family, gold, np.ones(len(gold), np.float32))
         sizes = self.config.calibrate_sizes and not self.config.from_scratch
         self.policy.calibration = calibrate(self.policy, self.held_out, likelihood, sizes=sizes)
 
     # Pieces -------------------------------------------------------------------------------------
 
-    def _cross_entropy(
-        self,
-        targets: npt.NDArray[np.int64],
-        weights: npt.NDArray[np.float32],
-        smoothing: float = 0.0,
-    ) -> CrossEntropy | FactorisedCrossEntropy:
-        """In the family's form; the factorised one knows no smoothing."""
-        if isinstance(self.family, FactorisedFamily):
-            return FactorisedCrossEntropy(self.family, targets, weights)
-        assert isinstance(self.family, SetFamily)
-        return CrossEntropy(targets, weights, self.family.payoff_KK, smoothing)
-
-    def _sampled(
-        self,
-        stream: int,
-        examples: Sequence[Example],
-        reference: npt.NDArray[np.float32] | None = None,
-        kl_weight: float = 0.0,
-        entropy_weight: float = 0.0,
-    ) -> SampledReward | FactorisedReward:
-        """The sampled estimator in the family's form; its draws are number `stream` of the seed."""
-        play = EnvironmentPlay(examples, self.family)
-        rest = (self.config.group_size, (self.config.seed, stream), reference)
-        if isinstance(self.family, FactorisedFamily):
-            return FactorisedReward(play, *rest, kl_weight, entropy_weight, family=self.family)
-        return SampledReward(play, *rest, kl_weight, entropy_weight)
-
     def _reference(self, data: Encoded, block: int = 2048) -> npt.NDArray[np.float32]:
-        """What the objectives know the policy as it stands by: log-probabilities, or logits."""
-        logits = np.concatenate(
-            [
-                self.policy.forward(data.take(np.arange(s, min(s + block, data.size)))).logits
-                for s in range(0, data.size, block)
-            ]
-        )
-        return np.log(softmax(logits) + 1e-12) if isinstance(self.family, SetFamily) else logits
+        """The policy as it stands, as the estimators compare with it."""
+        logits = [
+            self.policy.forward(data.take(np.arange(s, min(s + block, data.size)))).logits
+            for s in range(0, data.size, block)
+        ]
+        return reference_of(self.family, np.concatenate(logits))
 
     def evaluate(self) -> dict[str, float]:
         """Validation metrics of the policy as it stands, decoded for reward."""
