@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["BENCHMARK_SIZES", "PROVENANCE", "PUBLISHED", "TRAINING", "PublishedResult"]
+from memroute_env.taxonomy import Taxonomy, load_taxonomy
+
+__all__ = [
+    "BENCHMARK_SIZES",
+    "PROVENANCE",
+    "PUBLISHED",
+    "TRAINING",
+    "PublishedResult",
+    "published_for",
+]
 
 
 @dataclass(frozen=True)
@@ -56,3 +65,8 @@ PUBLISHED = (
     ),
 )
 """The published table."""
+
+
+def published_for(taxonomy: Taxonomy) -> tuple[PublishedResult, ...]:
+    """The published rows where they say something: for the categories that they are about."""
+    return PUBLISHED if taxonomy.all_ids == load_taxonomy("marketing").all_ids else ()

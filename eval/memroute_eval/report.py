@@ -31,7 +31,7 @@ from memroute_eval.curves import (
 )
 from memroute_eval.lines import Line
 from memroute_eval.metrics import METRICS
-from memroute_eval.published import PROVENANCE, PUBLISHED, TRAINING
+from memroute_eval.published import PROVENANCE, PUBLISHED, TRAINING, published_for
 from memroute_eval.report_scenarios import VERDICTS, find_examples, scenarios_of
 from memroute_eval.report_view import (
     agent_views,
@@ -230,6 +230,7 @@ def _measured(
     return {
         "title": f"{results['dataset']['name']} · memroute report",
         "dataset": results["dataset"],
+        "published": published_for(taxonomy),
         "measured": results,
         "agents": agents,
         "by_name": {agent.name: agent for agent in agents},
@@ -279,7 +280,7 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
         (measured, "cost", "Cost"),
         (scored, "trust", "Calibration"),
         (measured, "targets", "Targets"),
-        (True, "published", "Published"),
+        (bool(context["published"]), "published", "Published"),
         (measured, "scenarios", "Scenarios"),
     ]
     return [(anchor, label) for present, anchor, label in sections if present]

@@ -37,12 +37,16 @@ def _cell(result: dict[str, Any], metric: str, digits: int) -> str:
 
 
 def print_results(results: dict[str, Any]) -> None:
-    """Print agents × metrics with 95% intervals, and the published figures in their own block."""
+    """Print agents × metrics with 95% intervals.
+
+    The published figures follow in their own block, if they are about the same categories.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from memroute_eval.published import PUBLISHED
+    from memroute_eval.published import published_for
+    from memroute_eval.results import taxonomy_of
 
     console = Console()
     dataset = results["dataset"]
@@ -68,6 +72,9 @@ def print_results(results: dict[str, Any]) -> None:
             )
         console.print(table)
     console.print("In brackets: the 95% bootstrap interval.", style="dim")
+    published = published_for(taxonomy_of(results))
+    if not published:
+        return
     block = Table(
         title="Published elsewhere, measured on another benchmark (50 scenarios)",
         title_justify="left",
@@ -76,7 +83,7 @@ def print_results(results: dict[str, Any]) -> None:
     block.add_column("agent")
     for heading in ("F1", "exact", "any"):
         block.add_column(heading, justify="right")
-    for row in PUBLISHED:
+    for row in published:
         block.add_row(
             row.agent, f"{row.avg_f1:.3f}", f"{row.exact_match:.2f}", f"{row.any_match:.2f}"
         )

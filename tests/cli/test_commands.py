@@ -107,6 +107,21 @@ def test_eval_on_another_taxonomy(memroute: Memroute, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "o.json").read_text())["agents"]["oracle"]["reward"] == 1.0
 
 
+def test_published_figures_stand_only_beside_their_own_categories(
+    memroute: Memroute, data: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("jinja2")
+    (tmp_path / "support.toml").write_text(SUPPORT_TOML)
+    write_examples(tmp_path / "shop.jsonl", [make_example("a", ["shop.policy"])])
+    shop = ("--data", "shop.jsonl", "--taxonomy", "support.toml")
+    for where, shown in (("--data", data), True), (shop, False):
+        result = memroute("eval", "--agent", "oracle", *where, "--report", "out.html")
+        assert result.exit_code == 0, result.stderr
+        assert ("Command-R+" in result.stdout) is shown
+        page = (tmp_path / "out.html").read_text()
+        assert ("Command-R+" in page, 'href="#published"' in page) == (shown, shown)
+
+
 MINE = """
 from memroute_agents import RoutingDecision
 class Mine:
