@@ -9,7 +9,7 @@ import pytest
 
 from memroute_agents.local.checkpoint import save_policy
 from memroute_agents.local.encoding import Encoder
-from memroute_agents.local.features import FeatureConfig, extract
+from memroute_agents.local.features import FeatureConfig
 from memroute_agents.local.optimise import Schedule
 from memroute_agents.local.policy import LocalPolicy
 from memroute_agents.local.sets import SetFamily
@@ -53,7 +53,7 @@ def checkpoint(trained: LocalPolicy, tmp_path_factory: pytest.TempPathFactory) -
 def random_policy(train: Dataset) -> LocalPolicy:
     """Few features, random weights: for checks of gradients."""
     config = FeatureConfig(word_orders=(1,), stem_lengths=(), bits=6)
-    encoder = Encoder.fit(extract([e.conversation for e in train], config), config)
+    encoder = Encoder.fit([e.conversation for e in train], config)
     policy = LocalPolicy.untrained(SetFamily(MARKETING), encoder)
     rng = np.random.default_rng(0)
     for array in policy.parameters.arrays().values():

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memroute_agents.local import features as features_module
+from memroute_agents.local import encoding as encoding_module
+from memroute_agents.local.encoding import Encoder
 from memroute_agents.local.features import FeatureConfig, count_ngrams, extract, sentences_of
 from memroute_env import Conversation, load_dataset
 
@@ -168,16 +169,21 @@ def test_rows_are_sentences_of_the_user_and_what_each_turn_answers() -> None:
 
 def test_what_is_hashed_together_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     talk = [
-        conversation(("assistant", f"A {i}."), ("user", f"B {i}. C."), ("user", "D"))
+        conversation(("assistant", f"A {'ab'[i % 2]}."), ("user", f"B {'cde'[i % 3]}. C."),
+                     ("user", "D"), ("assistant", "E"), ("user", "F"))
         for i in range(8)
-    ]
-    together = extract(talk, BY_WORD)
-    monkeypatch.setattr(features_module, "_AT_ONCE", 3)
-    apart = extract(talk, BY_WORD)
-    assert np.array_equal(apart.counts.toarray(), together.counts.toarray())
-    assert np.array_equal(apart.user_conversation, together.user_conversation)
-    assert np.array_equal(apart.turn_rows, together.turn_rows)
-    assert apart.size == together.size == 8
+    ]  # fmt: skip
+    encoder = Encoder.fit(talk, BY_WORD)
+    together = encoder(talk)
+    monkeypatch.setattr(encoding_module, "_AT_ONCE", 3)
+    again = Encoder.fit(talk, BY_WORD)
+    assert np.array_equal(again.columns, encoder.columns)
+    assert np.array_equal(again.idf, encoder.idf)
+    for name, value in encoder(talk)._asdict().items():
+        same = getattr(together, name)
+        if name in ("user", "before"):
+            value, same = value.toarray(), same.toarray()
+        assert np.array_equal(value, same), name
 
 
 def test_replies_are_read_on_request() -> None:

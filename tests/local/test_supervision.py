@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from memroute_agents.local.encoding import Encoded, Grouped
 from memroute_agents.local.policy import LocalPolicy
 from memroute_agents.local.sets import SetFamily
 from memroute_agents.local.supervision import Supervision
@@ -46,7 +47,8 @@ def concatenated(first: Example, second: Example) -> Conversation:
 def test_a_pair_is_encoded_like_the_conversation_of_both(trained: LocalPolicy) -> None:
     batch = trained.encoder([e.conversation for e in WHOLE])
     first, second = np.array([0, 3, 2]), np.array([1, 2, 0])
-    pairs = batch.paired(first, second)
+    data = Grouped.alone(batch).and_pairs(first, second)
+    pairs = data.take(np.array([4, 5, 6]))
     both = trained.encoder(
         [concatenated(WHOLE[i], WHOLE[j]) for i, j in zip(first, second, strict=True)]
     )
@@ -63,6 +65,21 @@ def test_a_pair_is_encoded_like_the_conversation_of_both(trained: LocalPolicy) -
     assert pairs.before[others].nnz
 
 
+def test_pairs_and_conversations_alone_can_be_taken_together(trained: LocalPolicy) -> None:
+    batch = trained.encoder([e.conversation for e in WHOLE])
+    data = Grouped.alone(batch).and_pairs(np.array([0, 3]), np.array([1, 2]))
+    mixed = data.take(np.array([5, 2, 4, 0]))
+    apart = [data.take(np.array([i])) for i in (5, 2, 4, 0)]
+    joined = Encoded.joined(apart)
+    for name, value in mixed._asdict().items():
+        one, two = (
+            v.toarray() if name in ("user", "before") else v for v in (value, getattr(joined, name))
+        )
+        assert np.array_equal(one, two), name
+    alone = data.take(np.array([2]))
+    assert np.array_equal(alone.whole_norm, batch.take(np.array([2])).whole_norm)
+
+
 def test_pairs_show_what_either_shows(trained: LocalPolicy) -> None:
     known = supervision(trained, WHOLE)
     more = known.with_pairs(10.0, seed=0)
@@ -74,8 +91,7 @@ def test_pairs_show_what_either_shows(trained: LocalPolicy) -> None:
     assert set(pairs.tolist()) <= union
     assert len(set(pairs.tolist())) > 3
     for n, mask in enumerate(pairs.tolist(), start=len(WHOLE)):
-        mine = slice(more.data.turn_starts[n], more.data.turn_starts[n + 1])
-        shown = more.evidence[mine].any(axis=0)
+        shown = more.evidence[more.data.turns_of(np.array([n]))].any(axis=0)
         named = [c for c in MARKETING.ids(mask) if c != "none"]
         assert [MARKETING.all_ids[c] for c in np.flatnonzero(shown)] == named
 

@@ -13,7 +13,7 @@ import scipy.sparse as sparse
 from memroute_agents.local.features import FeatureConfig, Features, extract
 from memroute_env.conversation import Conversation
 
-__all__ = ["Encoded", "Encoder"]
+__all__ = ["Encoded", "Encoder", "Grouped"]
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -50,18 +50,23 @@ class Encoded(NamedTuple):
         """The turns of some conversations, one after another."""
         return _ranges(self.turn_starts, chosen)[0]
 
-    def join(self, other: Encoded) -> Encoded:
-        """These conversations, then others of the same encoder."""
-        return Encoded(
-            sparse.csr_matrix(sparse.vstack([self.user, other.user])),
-            np.concatenate([self.starts, self.starts[-1] + other.starts[1:]]),
-            np.concatenate([self.turns, other.turns]),
-            np.concatenate([self.turn_rows, self.turn_rows[-1] + other.turn_rows[1:]]),
-            np.concatenate([self.turn_starts, self.turn_starts[-1] + other.turn_starts[1:]]),
-            np.concatenate([self.row_norm, other.row_norm]),
-            np.concatenate([self.turn_norm, other.turn_norm]),
-            np.concatenate([self.whole_norm, other.whole_norm]),
-            sparse.csr_matrix(sparse.vstack([self.before, other.before])),
+    @classmethod
+    def joined(cls, parts: Sequence[Encoded]) -> Encoded:
+        """The conversations of several batches of one encoder, one batch after another."""
+        if len(parts) == 1:
+            return parts[0]
+        rows = [part.starts[-1] for part in parts]
+        turns = [part.turn_starts[-1] for part in parts]
+        return cls(
+            sparse.csr_matrix(sparse.vstack([part.user for part in parts])),
+            _appended([part.starts for part in parts], rows),
+            np.concatenate([part.turns for part in parts]),
+            _appended([part.turn_rows for part in parts], rows),
+            _appended([part.turn_starts for part in parts], turns),
+            np.concatenate([part.row_norm for part in parts]),
+            np.concatenate([part.turn_norm for part in parts]),
+            np.concatenate([part.whole_norm for part in parts]),
+            sparse.csr_matrix(sparse.vstack([part.before for part in parts])),
         )
 
     def take(self, chosen: IntArray) -> Encoded:
@@ -81,23 +86,80 @@ class Encoded(NamedTuple):
             self.before[turns],
         )
 
-    def paired(self, first: IntArray, second: IntArray) -> Encoded:
-        """Conversations made of two: `first[i]`, then `second[i]`, the turns counted on."""
-        both = np.stack([first, second], axis=1).ravel()
-        apart = self.take(both)
-        starts, turn_starts = apart.starts[::2], apart.turn_starts[::2]
-        before = apart.turns[apart.turn_starts[1::2] - 1] + 1
-        after = np.diff(apart.turn_starts)[1::2]
+    def grouped(self, members: IntArray, sizes: IntArray) -> Encoded:
+        """Conversations made of one or two of these, read as one, the turns counted on.
+
+        Args:
+            members: Positions of the conversations that they are made of, one after another.
+            sizes: How many of them each takes, 1 or 2.
+        """
+        apart = self.take(members)
+        ends = np.cumsum(sizes)
+        first = ends - sizes
+        second = ends[sizes == 2] - 1
         turns = apart.turns.copy()
-        turns[_ranges(apart.turn_starts, np.arange(1, len(both), 2))[0]] += np.repeat(before, after)
-        norms = apart.whole_norm.ravel()
-        squared = np.where(norms > 0, norms, np.inf).astype(float) ** -2
+        after, _ = _ranges(apart.turn_starts, second)
+        before = apart.turns[apart.turn_starts[second] - 1] + 1
+        turns[after] += np.repeat(before, np.diff(apart.turn_starts)[second])
+        norms = apart.whole_norm[first]
+        pairs = np.stack([apart.whole_norm[second - 1, 0], apart.whole_norm[second, 0]])
+        squared = np.where(pairs > 0, pairs, np.inf).astype(float) ** -2
+        norms[sizes == 2, 0] = _inverse_root(squared.sum(axis=0))
+        bounds = np.append(first, len(members))
         return apart._replace(
-            starts=starts,
+            starts=apart.starts[bounds],
             turns=turns,
-            turn_starts=turn_starts,
-            whole_norm=_inverse_root(squared[::2] + squared[1::2])[:, None],
+            turn_starts=apart.turn_starts[bounds],
+            whole_norm=norms,
         )
+
+
+class Grouped(NamedTuple):
+    """K conversations, each made of one or two of N encoded ones; put together when taken."""
+
+    encoded: Encoded
+    members: IntArray
+    """Positions in `encoded`."""
+    starts: IntArray
+    """(K + 1,): conversation k is made of `members[starts[k]:starts[k + 1]]`."""
+
+    @classmethod
+    def alone(cls, encoded: Encoded) -> Grouped:
+        """Every conversation by itself."""
+        return cls(encoded, np.arange(encoded.size), np.arange(encoded.size + 1))
+
+    @property
+    def size(self) -> int:
+        """K."""
+        return len(self.starts) - 1
+
+    def and_pairs(self, first: IntArray, second: IntArray) -> Grouped:
+        """These, then pairs of the encoded conversations: `first[i]`, then `second[i]`."""
+        pairs = np.stack([first, second], axis=1).ravel()
+        starts = self.starts[-1] + 2 + 2 * np.arange(len(first))
+        return Grouped(
+            self.encoded,
+            np.concatenate([self.members, pairs]),
+            np.concatenate([self.starts, starts]),
+        )
+
+    def take(self, chosen: IntArray) -> Encoded:
+        """Some of the conversations, in the given order."""
+        places, starts = _ranges(self.starts, chosen)
+        return self.encoded.grouped(self.members[places], np.diff(starts))
+
+    def turns_of(self, chosen: IntArray) -> IntArray:
+        """Their turns, one after another, as turns of `encoded`."""
+        places, _ = _ranges(self.starts, chosen)
+        return self.encoded.turns_of(self.members[places])
+
+
+def _appended(starts: Sequence[IntArray], lengths: Sequence[int]) -> IntArray:
+    """Starts of several batches as those of one; each batch is `lengths[i]` long."""
+    offsets = np.cumsum([0, *lengths])
+    return np.concatenate(
+        [[0], *(part[1:] + offset for part, offset in zip(starts, offsets, strict=False))]
+    )
 
 
 def _ranges(starts: IntArray, chosen: IntArray) -> tuple[IntArray, IntArray]:
@@ -106,6 +168,16 @@ def _ranges(starts: IntArray, chosen: IntArray) -> tuple[IntArray, IntArray]:
     ends = np.cumsum(lengths)
     members = np.arange(lengths.sum()) + np.repeat(starts[chosen] - ends + lengths, lengths)
     return members, np.concatenate([[0], ends])
+
+
+_AT_ONCE = 500
+"""Conversations whose n-grams are hashed together: what bounds the memory that hashing takes."""
+
+
+def _batches(conversations: Sequence[Conversation]) -> list[Sequence[Conversation]]:
+    """At least one batch, of `_AT_ONCE` at most."""
+    count = max(len(conversations), 1)
+    return [conversations[start : start + _AT_ONCE] for start in range(0, count, _AT_ONCE)]
 
 
 @dataclass(frozen=True)
@@ -119,25 +191,29 @@ class Encoder:
     """(D,): log((1 + N) / (1 + document frequency)) + 1."""
 
     @classmethod
-    def fit(cls, features: Features, config: FeatureConfig, min_count: int = 2) -> Encoder:
+    def fit(
+        cls, conversations: Sequence[Conversation], config: FeatureConfig, min_count: int = 2
+    ) -> Encoder:
         """Keep the buckets that occur in at least `min_count` of N conversations."""
-        n = features.size
         present = np.zeros(1 << config.bits, np.int64)
-        starts = np.searchsorted(features.user_conversation, np.arange(n + 1))
-        indptr, indices = features.counts.indptr, features.counts.indices
-        turns = np.searchsorted(features.turn_rows, starts) + len(features.user_turn)
-        for i in range(n):
-            mine = indices[indptr[starts[i]] : indptr[starts[i + 1]]]
-            theirs = indices[indptr[turns[i]] : indptr[turns[i + 1]]]
-            present[np.unique(np.concatenate([mine, theirs]))] += 1
+        for batch in _batches(conversations):
+            features = extract(batch, config)
+            starts = np.searchsorted(features.user_conversation, np.arange(len(batch) + 1))
+            indptr, indices = features.counts.indptr, features.counts.indices
+            turns = np.searchsorted(features.turn_rows, starts) + len(features.user_turn)
+            for i in range(len(batch)):
+                mine = indices[indptr[starts[i]] : indptr[starts[i + 1]]]
+                theirs = indices[indptr[turns[i]] : indptr[turns[i + 1]]]
+                present[np.unique(np.concatenate([mine, theirs]))] += 1
         columns = np.flatnonzero(present >= min_count).astype(np.int32)
-        idf = np.log((1 + n) / (1 + present[columns])) + 1
+        idf = np.log((1 + len(conversations)) / (1 + present[columns])) + 1
         # In half precision from the start: a checkpoint keeps no more of it.
         return cls(config, columns, idf.astype(np.float16).astype(np.float32))
 
     def __call__(self, conversations: Sequence[Conversation]) -> Encoded:
-        """Encode a batch."""
-        return self.encode(extract(conversations, self.config))
+        """Encode any number of conversations."""
+        parts = [self.encode(extract(b, self.config)) for b in _batches(conversations)]
+        return Encoded.joined(parts)
 
     def encode(self, features: Features) -> Encoded:
         """Encode a batch whose n-grams have been counted."""

@@ -137,9 +137,6 @@ def _prefix_sums(data: npt.NDArray[np.uint8]) -> tuple[UIntArray, UIntArray]:
     return sums, back
 
 
-_AT_ONCE = 500
-"""Conversations whose n-grams are hashed together: what bounds the memory that hashing takes."""
-
 _SPEAKERS = (
     "i my me mine myself i'm i've i'd i'll",
     "we our us ours we're we've we'd we'll",
@@ -184,23 +181,7 @@ def _clean(texts: Sequence[str]) -> npt.NDArray[np.uint8]:
 
 
 def extract(conversations: Sequence[Conversation], config: FeatureConfig) -> Features:
-    """The n-grams of a batch of conversations, `_AT_ONCE` of them at a time."""
-    if len(conversations) <= _AT_ONCE:
-        return _extract(conversations, config)
-    parts = [
-        _extract(conversations[start : start + _AT_ONCE], config)
-        for start in range(0, len(conversations), _AT_ONCE)
-    ]
-    blocks = [part.user for part in parts] + [part.before for part in parts]
-    return Features(
-        sparse.csr_matrix(sparse.vstack(blocks)),
-        np.concatenate([part.user_conversation + i * _AT_ONCE for i, part in enumerate(parts)]),
-        np.concatenate([part.user_turn for part in parts]),
-        len(conversations),
-    )
-
-
-def _extract(conversations: Sequence[Conversation], config: FeatureConfig) -> Features:
+    """The n-grams of a batch of conversations."""
     texts: list[str] = []
     owners: list[int] = []
     turns: list[int] = []

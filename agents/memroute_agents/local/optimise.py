@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from memroute_agents.local.encoding import Encoded
+from memroute_agents.local.encoding import Encoded, Grouped
 from memroute_agents.local.objectives import Loss, Objective
 from memroute_agents.local.policy import Evidence, LocalPolicy, Parameters
 
@@ -66,7 +66,7 @@ class Optimiser:
     def __init__(
         self,
         policy: LocalPolicy,
-        data: Encoded,
+        data: Encoded | Grouped,
         schedule: Schedule,
         seed: int = 0,
         evidence: npt.NDArray[np.bool_] | None = None,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from memroute_agents.local.encoding import Encoded
+from memroute_agents.local.encoding import Encoded, Grouped
 from memroute_agents.local.sets import MAX_SIZE, AnswerFamily
 from memroute_env.conversation import Example
 
@@ -25,15 +25,15 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Supervision:
-    """N conversations (T turns of users) with what is known about them."""
+    """N conversations (of T encoded turns of users) with what is known about them."""
 
-    data: Encoded
+    data: Grouped
     gold: IntArray
     """(N,) masks."""
     whole: BoolArray
     """(N,): written in one piece, not composed of single messages."""
     evidence: BoolArray
-    """(T, C): the user's turns that are named as evidence."""
+    """(T, C): the encoded turns that are named as evidence."""
 
     @classmethod
     def of(
@@ -47,7 +47,7 @@ class Supervision:
             for category_id, turns in example.labels.evidence.items():
                 evidence[mine, column[category_id]] |= np.isin(data.turns[mine], turns)
         whole = np.array([e.metadata.source != "composed" for e in examples], np.bool_)
-        return cls(data, gold, whole, evidence)
+        return cls(Grouped.alone(data), gold, whole, evidence)
 
     def with_pairs(self, share: float, seed: int) -> Supervision:
         """These, then pairs of whole conversations that show at most three categories together.
@@ -67,13 +67,11 @@ class Supervision:
         kept = np.flatnonzero(few & (first != second))[:count]
         if not len(kept):
             return self
-        first, second = first[kept], second[kept]
-        turns = self.data.turns_of(np.stack([first, second], axis=1).ravel())
         return Supervision(
-            self.data.join(self.data.paired(first, second)),
+            self.data.and_pairs(first[kept], second[kept]),
             np.concatenate([self.gold, together[kept]]),
             np.concatenate([self.whole, np.zeros(len(kept), np.bool_)]),
-            np.concatenate([self.evidence, self.evidence[turns]]),
+            self.evidence,
         )
 
     def weights(

@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from memroute_agents.local.calibration import calibrate
 from memroute_agents.local.checkpoint import save_policy
-from memroute_agents.local.encoding import Encoded, Encoder
-from memroute_agents.local.features import FeatureConfig, extract
+from memroute_agents.local.encoding import Encoded, Encoder, Grouped
+from memroute_agents.local.features import FeatureConfig
 from memroute_agents.local.forms import (
     cross_entropy,
     exact_reward,
@@ -188,11 +188,10 @@ class _Run:
         identity = [[d.sha256 for d in train], validation.sha256, asdict(config), start]
         identity += [fresh.sha256] if fresh is not None else []
         self.folder = RunFolder(out, json.dumps(identity, sort_keys=True), resume)
-        shape = config.features if warm_start is None else warm_start.encoder.config
-        features = extract([e.conversation for e in self.examples], shape)
+        conversations = [e.conversation for e in self.examples]
         if warm_start is None:
-            min_count = min(config.min_count, max(2, len(self.examples) // 2_000))
-            encoder = Encoder.fit(features, config.features, min_count)
+            min_count = min(config.min_count, max(2, len(conversations) // 2_000))
+            encoder = Encoder.fit(conversations, config.features, min_count)
             self.policy = LocalPolicy.untrained(self.family, encoder, config.pooling)
         else:
             encoder = warm_start.encoder
@@ -201,8 +200,7 @@ class _Run:
                 parameters=warm_start.parameters.copy(),
                 calibration=Calibration.none(self.family.num_sizes),
             )
-        self.data = encoder.encode(features)
-        del features
+        self.data = encoder(conversations)
         self.held_out = encoder([e.conversation for e in validation])
         self.targets = self.family.closest(self.gold)
 
@@ -258,7 +256,7 @@ class _Run:
         stage: str,
         objective: Objective,
         schedule: Schedule,
-        data: Encoded,
+        data: Encoded | Grouped,
         evidence: npt.NDArray[np.bool_] | None,
     ) -> None:
         """Epochs of one objective; the state is saved after each."""
@@ -277,7 +275,8 @@ class _Run:
         config = self.config
         data, targets, examples = self.data, self.targets, self.examples
         if self.fresh is not None:
-            data = data.join(self.policy.encoder([e.conversation for e in self.fresh]))
+            fresh = self.policy.encoder([e.conversation for e in self.fresh])
+            data = Encoded.joined([data, fresh])
             targets = np.concatenate([targets, self.family.closest(self.fresh.gold_masks)])
             examples = [*examples, *self.fresh]
         start = self.policy.parameters.copy()
