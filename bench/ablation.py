@@ -116,6 +116,7 @@ def variants() -> list[str]:
         "authored conversations weighted as composed": replace(DEFAULT, whole_weight=1.0),
         "no pairs of conversations read as one": replace(DEFAULT, pairs=0.0),
         "replies of the assistant read": replace(DEFAULT, features=FeatureConfig(replies=True)),
+        "`none` answered as soon as it pays": replace(DEFAULT, none_precision=0.0),
         "no calibration of set sizes": replace(DEFAULT, calibrate_sizes=False),
         "neither": replace(DEFAULT, pairs=0.0, calibrate_sizes=False),
     }

@@ -52,6 +52,16 @@ def local(
             help="Learn from rewards alone, without gold sets; not with --estimator, --iterations.",
         ),
     ] = False,
+    none_precision: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="How often 'store nothing' is to be right on validation data: what is wrongly "
+            "dropped is lost. 0: answer it as soon as it pays. Not with --from-scratch.",
+            show_default="0.9",
+        ),
+    ] = None,
     warm_start: Annotated[Path | None, typer.Option(help="Start from this checkpoint.")] = None,
     replies: Annotated[
         bool,
@@ -81,6 +91,10 @@ def local(
                 "--estimator and --iterations are of the policy gradient that follows gold sets; "
                 "leave them out with --from-scratch"
             )
+        if from_scratch and none_precision is not None:
+            raise OptionError(
+                "--none-precision is measured with gold sets; leave it out with --from-scratch"
+            )
         if replies and warm_start is not None:
             raise OptionError(
                 "--replies belongs to the checkpoint that a run starts from; leave it out"
@@ -94,7 +108,11 @@ def local(
             held_out = load_dataset("marketing", "validation")
         else:
             sets, held_out = hold_out(sets)
-        given = {"estimator": estimator, "gradient_iterations": iterations}
+        given = {
+            "estimator": estimator,
+            "gradient_iterations": iterations,
+            "none_precision": none_precision,
+        }
         config = replace(
             TrainConfig(seed=seed, from_scratch=from_scratch),
             features=FeatureConfig(replies=replies),

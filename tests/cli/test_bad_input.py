@@ -366,7 +366,7 @@ def test_a_refused_command_leaves_no_file_behind(memroute: Memroute, tmp_path: P
 def test_bad_options_of_training(memroute: Memroute, data: Path, tmp_path: Path) -> None:
     train = ("train", "local", "--out", "run", "--data", data)
     assert "--estimator 'maybe'" in refused(memroute(*train, "--estimator", "maybe"))
-    for idle in (("--estimator", "sampled"), ("--iterations", 5)):
+    for idle in (("--estimator", "sampled"), ("--iterations", 5), ("--none-precision", 0.8)):
         assert "--from-scratch" in refused(memroute(*train, "--from-scratch", *idle))
     assert "absent: no such checkpoint" in refused(memroute(*train, "--warm-start", "absent"))
     assert "--replies" in refused(memroute(*train, "--replies", "--warm-start", "absent"))

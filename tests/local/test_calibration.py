@@ -7,12 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from memroute_agents.local.calibration import COLDEST, HOTTEST, calibrate
+from memroute_agents.local.calibration import (
+    COLDEST,
+    DEAREST,
+    HOTTEST,
+    STEP,
+    calibrate,
+    reluctance,
+)
 from memroute_agents.local.encoding import Encoded
 from memroute_agents.local.factorised import FactorisedFamily
 from memroute_agents.local.factorised_objectives import FactorisedCrossEntropy
 from memroute_agents.local.objectives import CrossEntropy
 from memroute_agents.local.policy import Calibration, LocalPolicy, Parameters
+from memroute_agents.local.router import LocalAgent
 from memroute_agents.local.sets import SetFamily
 from memroute_env import Dataset
 from tests.local.conftest import MARKETING
@@ -112,3 +120,54 @@ def test_a_handful_of_conversations_moves_little(
     assert loss(random_policy, few, gold, found) <= loss(
         random_policy, few, gold, Calibration.none(4)
     )
+
+
+def precision_of_none(policy: LocalPolicy, batch: Encoded, gold: np.ndarray) -> float:
+    return float((gold[policy.decide(batch) == 0] == 0).mean())
+
+
+@pytest.fixture
+def doubtful(random_policy: LocalPolicy, batch: Encoded) -> tuple[LocalPolicy, np.ndarray]:
+    """A policy that answers `none` a third of the time, and truths that it is often wrong about."""
+    calibration = Calibration(1.0, np.array([5.0, 3.0, 0.0, -3.0], np.float32))
+    policy = replace(random_policy, calibration=calibration)
+    return policy, drawn(policy, batch)
+
+
+def test_reluctance_is_the_least_that_makes_none_as_right_as_wanted(
+    doubtful: tuple[LocalPolicy, np.ndarray], batch: Encoded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("memroute_agents.local.calibration.DEAREST", 1.0)
+    policy, gold = doubtful
+    before = precision_of_none(policy, batch, gold)
+    wanted = before + 0.03
+    found = reluctance(policy, batch, gold, wanted)
+    assert found > 0
+    for tried, enough in ((found, True), (found - STEP, False)):
+        changed = replace(policy, calibration=policy.calibration._replace(reluctance=tried))
+        assert (precision_of_none(changed, batch, gold) >= wanted) is enough
+        assert np.array_equal(changed.logits(batch), policy.logits(batch))
+    assert reluctance(policy, batch, gold, before) == 0
+
+
+def test_reluctance_is_not_bought_at_any_price(
+    doubtful: tuple[LocalPolicy, np.ndarray], batch: Encoded
+) -> None:
+    policy, gold = doubtful
+    assert reluctance(policy, batch, gold, 1.0) == 0
+    # Where `none` is never right, no reluctance makes it so.
+    assert reluctance(policy, batch, np.maximum(gold, 1), 0.5) == 0
+    assert DEAREST < 0.01
+
+
+def test_the_agent_is_as_reluctant_as_the_policy(
+    doubtful: tuple[LocalPolicy, np.ndarray], train: Dataset
+) -> None:
+    policy, _ = doubtful
+    conversations = [e.conversation for e in train]
+    shares = []
+    for tried in (0.0, 1.0):
+        calibration = policy.calibration._replace(reluctance=tried)
+        decisions = LocalAgent(replace(policy, calibration=calibration)).route(conversations)
+        shares.append(np.mean([d.categories == ("none",) for d in decisions]))
+    assert shares[0] > shares[1]

@@ -26,6 +26,7 @@ def test_a_checkpoint_keeps_everything(trained: LocalPolicy, checkpoint: Path) -
     assert again.family.reward.config == trained.family.reward.config
     assert again.pooling == trained.pooling
     assert again.calibration.temperature == trained.calibration.temperature
+    assert again.calibration.reluctance == trained.calibration.reluctance
     assert np.array_equal(again.calibration.size_shift, trained.calibration.size_shift)
     assert again.metadata == json.loads(json.dumps(trained.metadata))
     for name, array in trained.parameters.arrays().items():
@@ -155,6 +156,7 @@ def rewritten(checkpoint: Path, target: Path, **changes: Any) -> Path:
         {"header": {"features": {}}},
         {"header": {"pooling": "much"}},
         {"header": {"temperature": 0}},
+        {"header": {"reluctance": -1}},
         {"size_shift": np.zeros(2, np.float32)},
         {"header": {"reward": {"f1_weight": 3}}},
         {"linear": None},

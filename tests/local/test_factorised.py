@@ -286,7 +286,7 @@ def test_the_policy_gradient_raises_the_reward_of_a_large_taxonomy(estimator: Es
     taxonomy = large(36)
     train, held_out = word_data(taxonomy, 8, 0), word_data(taxonomy, 4, 1)
     schedule = replace(QUICK.supervised, epochs=1, rate=32.0)
-    half = replace(QUICK, supervised=schedule, estimator="none")
+    half = replace(QUICK, supervised=schedule, estimator="none", none_precision=0.0)
     start = train_policy(train, held_out, half).policy
     config = replace(
         half,

@@ -4,9 +4,15 @@ A policy that has fitted its training data is surer than it should be, and shyer
 category: the score of what it has not seen is smaller, and a set has one for each category. Two
 kinds of numbers mend that, fitted to validation data by maximum likelihood: the temperature of
 Guo et al., "On Calibration of Modern Neural Networks" (ICML 2017), and the biases of set sizes.
+
+One more number is not about probabilities but about what follows from them: a memory that is
+wrongly dropped is lost, one that is wrongly kept can be dropped later, while the reward takes both
+for the same mistake. `reluctance` says how unwilling the policy is to store nothing.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +22,19 @@ from memroute_agents.local.encoding import Encoded
 from memroute_agents.local.objectives import Objective
 from memroute_agents.local.policy import Calibration, LocalPolicy
 
-__all__ = ["calibrate"]
+__all__ = ["calibrate", "reluctance"]
 
 FloatArray = npt.NDArray[np.float64]
 
 COLDEST, HOTTEST = 0.2, 5.0
 """Bounds of the temperature, for validation data that would have it 0 or infinite."""
+
+
+MOST_RELUCTANT, STEP = 2.0, 0.05
+"""Largest reluctance, and how finely it is searched; in nats."""
+
+DEAREST = 0.005
+"""Most held-out reward that reluctance may cost."""
 
 
 def calibrate(
@@ -57,3 +70,36 @@ def calibrate(
     start = np.zeros(1 + family.num_sizes)
     best = scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
     return Calibration(float(np.exp(best[0])), best[1:].astype(np.float32))
+
+
+def reluctance(
+    policy: LocalPolicy,
+    held_out: Encoded,
+    gold: npt.NDArray[np.int64],
+    precision: float,
+) -> float:
+    """The least reluctance with which the exclusive answer is right as often as is wanted.
+
+    Args:
+        policy: Calibrated; its own reluctance does not matter.
+        held_out: Conversations that it was not trained on.
+        gold: (N,) their gold masks.
+        precision: Share of the exclusive answers that are to be right, in [0, 1].
+
+    Returns:
+        Nats, at least 0; 0 where no reluctance up to `MOST_RELUCTANT` reaches the precision, or
+        only at the price of more than `DEAREST` of mean reward.
+    """
+    logits = policy.logits(held_out)
+    plain = 0.0
+    for tried in np.arange(0.0, MOST_RELUCTANT + STEP / 2, STEP).tolist():
+        doubting = replace(policy, calibration=policy.calibration._replace(reluctance=tried))
+        answers = doubting.answers(logits)
+        reward = float(policy.family.reward.score_masks(answers, gold).mean())
+        plain = plain if tried else reward
+        nothing = answers == 0
+        if reward < plain - DEAREST or not nothing.any():
+            break
+        if (gold[nothing] == 0).mean() >= precision:
+            return tried
+    return 0.0

@@ -24,7 +24,7 @@ from memroute_env.taxonomy import Horizon, Taxonomy
 
 __all__ = ["FORMAT", "load_policy", "save_policy"]
 
-FORMAT = "memroute-local-4"
+FORMAT = "memroute-local-5"
 
 
 def save_policy(policy: LocalPolicy, path: Path) -> None:
@@ -40,6 +40,7 @@ def save_policy(policy: LocalPolicy, path: Path) -> None:
         "features": asdict(policy.encoder.config),
         "pooling": policy.pooling,
         "temperature": policy.calibration.temperature,
+        "reluctance": policy.calibration.reluctance,
         "metadata": policy.metadata,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,12 +136,15 @@ def _assemble(header: dict, arrays: dict[str, np.ndarray]) -> LocalPolicy:
     temperature = float(header["temperature"])
     if not 0 < temperature < np.inf:
         raise ValueError(f"temperature {temperature} is not above 0")
+    reluctance = float(header["reluctance"])
+    if not 0 <= reluctance < np.inf:
+        raise ValueError(f"reluctance {reluctance} is below 0")
     names = ("linear", "before", "bias", "size_bias")
     return LocalPolicy(
         family,
         encoder,
         Parameters(**{name: arrays[name].astype(np.float32) for name in names}),
         float(header["pooling"]),
-        Calibration(temperature, arrays["size_shift"].astype(np.float32)),
+        Calibration(temperature, arrays["size_shift"].astype(np.float32), reluctance),
         header["metadata"],
     )

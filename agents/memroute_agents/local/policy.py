@@ -90,6 +90,8 @@ class Calibration(NamedTuple):
     """Logits are divided by it ..."""
     size_shift: FloatArray
     """(Z,): ... and then each set size gets this much more."""
+    reluctance: float = 0.0
+    """What is taken off the exclusive answer's logit before a decision; probabilities keep it."""
 
     @classmethod
     def none(cls, sizes: int) -> Calibration:
@@ -241,10 +243,19 @@ class LocalPolicy:
 
     def calibrated(self, logits: FloatArray) -> FloatArray:
         """Logits of a forward pass, calibrated."""
-        temperature, shift = self.calibration
+        temperature, shift, _ = self.calibration
         nothing = np.zeros((1, self.family.num_categories), np.float32)
         return logits / np.float32(temperature) + self.family.logits(nothing, shift)
 
     def decide(self, batch: Encoded, objective: Objective = "reward") -> IntArray:
         """The masks with the highest expected objective: (N,)."""
-        return self.family.decide(self.logits(batch), objective)
+        return self.answers(self.logits(batch), objective)
+
+    def answers(self, logits: FloatArray, objective: Objective = "reward") -> IntArray:
+        """The same from calibrated logits."""
+        if self.calibration.reluctance:
+            shift = np.zeros(self.family.num_sizes, np.float32)
+            shift[0] = -self.calibration.reluctance
+            nothing = np.zeros((1, self.family.num_categories), np.float32)
+            logits = logits + self.family.logits(nothing, shift)
+        return self.family.decide(logits, objective)

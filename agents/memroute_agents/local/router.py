@@ -45,7 +45,8 @@ class LocalAgent:
         self.objective: Objective = objective
         arrays = [*policy.parameters.arrays().values(), policy.calibration.size_shift]
         sums = [zlib.crc32(np.ascontiguousarray(array).data) for array in arrays]
-        parts = f"{sums} {policy.calibration.temperature}".encode()
+        temperature, _, reluctance = policy.calibration
+        parts = f"{sums} {temperature} {reluctance}".encode()
         self.version = f"local-{hashlib.sha256(parts).hexdigest()[:12]}"
 
     @property
@@ -62,7 +63,7 @@ class LocalAgent:
         batch = policy.encoder(conversations)
         forward = policy.forward(batch)
         logits = policy.calibrated(forward.logits)
-        masks = policy.family.decide(logits, self.objective).tolist()
+        masks = policy.answers(logits, self.objective).tolist()
         marginals = policy.family.marginals(logits)
         attention = forward.attention(batch)
         ids = policy.taxonomy.all_ids

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from memroute_agents.local.calibration import calibrate
+from memroute_agents.local.calibration import calibrate, reluctance
 from memroute_agents.local.checkpoint import save_policy
 from memroute_agents.local.encoding import Encoded, Encoder, Grouped
 from memroute_agents.local.features import FeatureConfig
@@ -57,7 +57,7 @@ class TrainConfig:
     pooling: float = 0.3
     supervised: Schedule = field(
         default_factory=lambda: Schedule(
-            epochs=6, rate=384.0, batch_size=256, warm_up=60, min_steps=100, evidence_weight=2.0
+            epochs=6, rate=384.0, batch_size=256, warm_up=60, min_steps=100, evidence_weight=1.0
         )
     )
     smoothing: float = 0.15
@@ -71,6 +71,9 @@ class TrainConfig:
     """Pairs of these conversations that are also read as one, as a share of their number."""
     calibrate_sizes: bool = True
     """Fit the biases of set sizes to validation data, beside the temperature."""
+    none_precision: float = 0.9
+    """How often the exclusive answer is to be right on validation data: see `reluctance`; 0: as
+    often as it comes."""
     estimator: Estimator = "sampled"
     """Policy gradient: `sampled` groups through the environment, `exact`, or `none`."""
     gradient_iterations: int = 30
@@ -338,6 +341,9 @@ class _Run:
         likelihood = cross_entropy(self.family, gold, np.ones(len(gold), np.float32))
         sizes = self.config.calibrate_sizes and not self.config.from_scratch
         self.policy.calibration = calibrate(self.policy, self.held_out, likelihood, sizes=sizes)
+        wanted = 0.0 if self.config.from_scratch else self.config.none_precision
+        found = reluctance(self.policy, self.held_out, self.validation.gold_masks, wanted)
+        self.policy.calibration = self.policy.calibration._replace(reluctance=found)
 
     # Pieces -------------------------------------------------------------------------------------
 
@@ -352,7 +358,7 @@ class _Run:
     def evaluate(self) -> dict[str, float]:
         """Validation metrics of the policy as it stands, decoded for reward."""
         logits = self.policy.logits(self.held_out)
-        masks = self.family.decide(logits)
+        masks = self.policy.answers(logits)
         gold = self.validation.gold_masks
         scores = self.family.reward.score_masks(masks, gold, components=True)
         return {
