@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.harness import machine
+from memroute_agents.local.training import TrainConfig
 
 SIZES = (2_000, 20_000, 200_000)
 
@@ -63,8 +64,9 @@ def main() -> None:
         print(lines[-1], flush=True)
     Path("docs/scaling.md").write_text(
         "# Training more conversations\n\nWritten by `python -m bench.scaling` on "
-        f"{machine()}. Features and two supervised epochs (the default trains 8) of composed "
-        "conversations, each size in a process of its own.\n\n"
+        f"{machine()}. Features and two supervised epochs (the default trains "
+        f"{TrainConfig().supervised.epochs}) of composed conversations, each size in a process of "
+        "its own.\n\n"
         "| conversations | time | time a conversation, relative | peak memory | of that before "
         "training (the examples) | columns |\n|---|---|---|---|---|---|\n"
         + "\n".join(lines)
