@@ -10,6 +10,7 @@ import pytest
 from memroute_agents.local.calibration import (
     COLDEST,
     DEAREST,
+    FEWEST,
     HOTTEST,
     STEP,
     calibrate,
@@ -158,6 +159,18 @@ def test_reluctance_is_not_bought_at_any_price(
     # Where `none` is never right, no reluctance makes it so.
     assert reluctance(policy, batch, np.maximum(gold, 1), 0.5) == 0
     assert DEAREST < 0.01
+
+
+def test_reluctance_is_not_learnt_from_a_handful(
+    doubtful: tuple[LocalPolicy, np.ndarray], batch: Encoded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, gold = doubtful
+    nothing = np.flatnonzero(policy.decide(batch) == 0)
+    right, wrong = nothing[gold[nothing] == 0], nothing[gold[nothing] != 0]
+    few = np.concatenate([right[: FEWEST - 2], wrong[:1]])
+    monkeypatch.setattr("memroute_agents.local.calibration.DEAREST", 1.0)
+    assert len(few) == FEWEST - 1
+    assert reluctance(policy, batch.take(few), gold[few], 0.95) == 0
 
 
 def test_the_agent_is_as_reluctant_as_the_policy(

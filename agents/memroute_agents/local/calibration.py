@@ -36,6 +36,9 @@ MOST_RELUCTANT, STEP = 2.0, 0.05
 DEAREST = 0.005
 """Most held-out reward that reluctance may cost."""
 
+FEWEST = 10
+"""Exclusive answers that are needed to say how often they are right."""
+
 
 def calibrate(
     policy: LocalPolicy, held_out: Encoded, likelihood: Objective, *, sizes: bool = True
@@ -88,7 +91,8 @@ def reluctance(
 
     Returns:
         Nats, at least 0; 0 where no reluctance up to `MOST_RELUCTANT` reaches the precision, or
-        only at the price of more than `DEAREST` of mean reward.
+        only at the price of more than `DEAREST` of mean reward, or where the exclusive answer is
+        given fewer than `FEWEST` times.
     """
     logits = policy.logits(held_out)
     plain = 0.0
@@ -98,7 +102,7 @@ def reluctance(
         reward = float(policy.family.reward.score_masks(answers, gold).mean())
         plain = plain if tried else reward
         nothing = answers == 0
-        if reward < plain - DEAREST or not nothing.any():
+        if reward < plain - DEAREST or nothing.sum() < FEWEST:
             break
         if (gold[nothing] == 0).mean() >= precision:
             return tried
