@@ -10,10 +10,23 @@ import numpy as np
 
 from bench.harness import Row, rate, seconds
 from memroute_agents.local.checkpoint import load_policy, save_policy
+from memroute_agents.local.factorised import FactorisedFamily
 from memroute_agents.local.features import FeatureConfig, extract, sentences_of
 from memroute_agents.local.router import LocalAgent, default_policy
 from memroute_data_gen.compose import Composer
-from memroute_env import load_dataset
+from memroute_env import Taxonomy, load_dataset
+from memroute_env.taxonomy import Category, Horizon
+
+
+def _large_taxonomy(categories: int) -> Taxonomy:
+    """Categories of every horizon and both scopes, too many for a list of sets."""
+    horizons = list(Horizon)
+    storing = [
+        Category(f"c{i}", f"kind {i}", ("company", "user")[i % 2], horizons[i % 5], 90)
+        for i in range(categories)
+    ]
+    nothing = Category("nothing", "the rest", "none", Horizon.SHORT, None, exclusive=True)
+    return Taxonomy("large", (*storing, nothing), scopes=("company", "user"))
 
 
 def rows() -> list[Row]:
@@ -64,6 +77,17 @@ def rows() -> list[Row]:
         size = path.stat().st_size / 1e6
     result.append(
         Row("checkpoint", f"{size:.1f} MB, loads in {loading * 1e3:.0f} ms", None, "10 MB, 100 ms")
+    )
+    factorised = FactorisedFamily(_large_taxonomy(60))
+    shape = (300, factorised.num_categories + factorised.num_sizes)
+    logits = np.random.default_rng(0).normal(0, 2, shape).astype(np.float32)
+    decisions = rate(lambda: factorised.decide(logits), len(logits))
+    alone = seconds(lambda: factorised.decide(logits[:1]))
+    result.append(
+        Row(
+            "decisions for 60 storing categories (factorised), in a batch of 300",
+            f"{decisions:,.0f} a second; alone {alone * 1e3:.1f} ms",
+        )
     )
     composer = Composer(0)
     numbers = iter(range(10**9))
