@@ -15,17 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.harness import machine
-from memroute_agents.local.training import TrainConfig
+from memroute_agents.local.training import TrainConfig, train_policy
+from memroute_data_gen.compose import compose
+from memroute_env import Dataset, load_dataset, load_taxonomy
 
 SIZES = (2_000, 20_000, 200_000)
 
 
 def one(size: int) -> dict[str, float]:
     """Seconds and peak memory of one size, in this process."""
-    from memroute_agents.local.training import TrainConfig, train_policy
-    from memroute_data_gen.compose import compose
-    from memroute_env import Dataset, load_dataset, load_taxonomy
-
     data = Dataset(
         list(compose(size, seed=5)), load_taxonomy("marketing"), name="composed", checked=True
     )

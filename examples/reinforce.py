@@ -84,5 +84,8 @@ def reinforce(
 
 if __name__ == "__main__":
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=800)
-    reinforce(parser.parse_args().steps)
+    parser.add_argument("--steps", type=int, default=800, help="updates, at least 1")
+    steps = parser.parse_args().steps
+    if steps < 1:
+        parser.error(f"argument --steps: must be at least 1, got {steps}")
+    reinforce(steps)

@@ -9,7 +9,6 @@ import pytest
 
 from memroute_agents.local.calibration import (
     COLDEST,
-    DEAREST,
     FEWEST,
     HOTTEST,
     STEP,
@@ -152,13 +151,15 @@ def test_reluctance_is_the_least_that_makes_none_as_right_as_wanted(
 
 
 def test_reluctance_is_not_bought_at_any_price(
-    doubtful: tuple[LocalPolicy, np.ndarray], batch: Encoded
+    doubtful: tuple[LocalPolicy, np.ndarray], batch: Encoded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy, gold = doubtful
-    assert reluctance(policy, batch, gold, 1.0) == 0
+    wanted = precision_of_none(policy, batch, gold) + 0.25
+    assert reluctance(policy, batch, gold, wanted) == 0
+    monkeypatch.setattr("memroute_agents.local.calibration.DEAREST", 1.0)
+    assert reluctance(policy, batch, gold, wanted) > 0
     # Where `none` is never right, no reluctance makes it so.
     assert reluctance(policy, batch, np.maximum(gold, 1), 0.5) == 0
-    assert DEAREST < 0.01
 
 
 def test_reluctance_is_not_learnt_from_a_handful(

@@ -244,11 +244,10 @@ class LocalPolicy:
     def calibrated(self, logits: FloatArray) -> FloatArray:
         """Logits of a forward pass, calibrated."""
         temperature, shift, _ = self.calibration
-        nothing = np.zeros((1, self.family.num_categories), np.float32)
-        return logits / np.float32(temperature) + self.family.logits(nothing, shift)
+        return logits / np.float32(temperature) + self._by_size(shift)
 
     def decide(self, batch: Encoded, objective: Objective = "reward") -> IntArray:
-        """The masks with the highest expected objective: (N,)."""
+        """The masks with the highest expected objective, after its reluctance: (N,)."""
         return self.answers(self.logits(batch), objective)
 
     def answers(self, logits: FloatArray, objective: Objective = "reward") -> IntArray:
@@ -256,6 +255,9 @@ class LocalPolicy:
         if self.calibration.reluctance:
             shift = np.zeros(self.family.num_sizes, np.float32)
             shift[0] = -self.calibration.reluctance
-            nothing = np.zeros((1, self.family.num_categories), np.float32)
-            logits = logits + self.family.logits(nothing, shift)
+            logits = logits + self._by_size(shift)
         return self.family.decide(logits, objective)
+
+    def _by_size(self, shift: FloatArray) -> FloatArray:
+        """What shifts of the set sizes (Z,) add to any logits: (1, any)."""
+        return self.family.logits(np.zeros((1, self.family.num_categories), np.float32), shift)

@@ -34,7 +34,8 @@ class LocalAgent:
 
     Args:
         policy: A trained policy.
-        objective: What decisions maximise in expectation: `reward`, `f1` or `exact`.
+        objective: What decisions maximise in expectation, `reward`, `f1` or `exact`, once the
+            policy's reluctance to store nothing is taken off (`Calibration.reluctance`).
     """
 
     def __init__(self, policy: LocalPolicy, objective: Objective = "reward") -> None:

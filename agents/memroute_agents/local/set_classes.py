@@ -2,8 +2,9 @@
 
 The reward of a set P against a gold set G depends on how many categories of each kind P has, where
 two categories are of one kind if they have the same horizon and scope and are both in G or both
-outside. So a family of tens of thousands of sets falls into a few hundred classes (marketing: 299
-sets, some 60 classes), and sums over all sets are sums over classes:
+outside. So a family of tens of thousands of sets falls into a few hundred classes (60 categories of
+two scopes and three horizons have 36,051 sets, in 84 classes against an empty gold set, 190 against
+one of three), and sums over all sets are sums over classes:
 
     sum_P weight(P) f(P) = sum_v f(v) · prod_c e_{v_c}(weights of kind c)
 
