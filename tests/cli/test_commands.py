@@ -120,6 +120,7 @@ def test_published_figures_stand_only_beside_their_own_categories(
         assert ("Command-R+" in result.stdout) is shown
         page = (tmp_path / "out.html").read_text()
         assert ("Command-R+" in page, 'href="#published"' in page) == (shown, shown)
+        assert ("set for the marketing categories" in page) is not shown
 
 
 MINE = """
